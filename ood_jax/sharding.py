@@ -1,0 +1,67 @@
+"""The one place that knows devices: the mesh, how batches and states lie on it, and what crosses it.
+
+Parallelism is `jax.jit` over global arrays (what `pjit` used to be): losses see the whole batch.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from ood_jax.types import PyTree
+
+DATA = "data"
+
+
+def make_mesh(devices: int = 0) -> Mesh:
+    """A mesh with the axis `data` over the first `devices` of all processes' devices; 0 = all.
+
+    Raises:
+      ValueError: more devices than there are.
+    """
+    have = jax.devices()
+    if not 0 <= devices <= len(have):
+        raise ValueError(f"train.devices = {devices}: this run has {len(have)} devices; use 0 for all")
+    count = devices or len(have)
+    return jax.make_mesh((count,), (DATA,), axis_types=(AxisType.Auto,), devices=have[:count])
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Axis 0 of an array split over the data axis."""
+    return NamedSharding(mesh, PartitionSpec(DATA))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def global_batch(mesh: Mesh, local: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """This process's rows of a batch -> arrays of the global batch, axis 0 over the mesh."""
+    sharding = batch_sharding(mesh)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in local.items()}
+
+
+def check_batch(mesh: Mesh, batch: int, micro_batches: int = 1) -> None:
+    """Refuses a batch that does not divide over the mesh.
+
+    Raises:
+      ValueError: naming the nearest batch sizes that do.
+    """
+    unit = mesh.size * micro_batches
+    if batch < unit or batch % unit:
+        low = max(batch // unit, 1) * unit
+        raise ValueError(
+            f"batch {batch} does not divide over {mesh.size} devices x {micro_batches}"
+            f" micro-batches: use {low} or {low + unit}"
+        )
+
+
+def micro_batches(batch: PyTree, count: int) -> PyTree:
+    """[B, ...] -> [count, B / count, ...], each micro-batch spread over all devices."""
+
+    def split(x: Any) -> Any:
+        return x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(split, batch)

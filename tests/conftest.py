@@ -1,0 +1,37 @@
+"""Two CPU devices for every test, the golden arrays and the real images where they are."""
+
+import os
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """golden(name) -> the arrays of one golden file; skips where there is none."""
+    folder = Path(os.environ.get("OOD_JAX_GOLDEN", ROOT / "../shared/golden"))
+
+    def read(name: str) -> dict[str, np.ndarray]:
+        path = folder / f"{name}.npz"
+        if not path.is_file():
+            pytest.skip(f"no golden arrays at {path}: set OOD_JAX_GOLDEN to their folder")
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def real_images():
+    """The folder of real image sets; skips where there is none."""
+    folder = Path(os.environ.get("OOD_JAX_DATA", ROOT / "../shared/data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real images at {folder}: set OOD_JAX_DATA to their folder")
+    return folder
