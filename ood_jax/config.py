@@ -7,6 +7,7 @@ Order of precedence: `base` < the method module's DEFAULTS < its preset < the re
 import difflib
 import importlib
 import importlib.util
+import inspect
 import json
 import re
 import sys
@@ -14,8 +15,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
+
+from ood_jax import overrides
 
 VIT = {  # width, depth and heads of the named sizes (Dosovitskiy et al. 2021; Touvron et al. 2021)
     "tiny": {"width": 192, "depth": 12, "heads": 3},
@@ -83,6 +85,7 @@ def base(method: str = "dino_negatives", preset: str = "paper") -> ConfigDict:
     c.train.batch = 256  # global, in-distribution images a step
     c.train.epochs = 500.0
     c.train.steps = 0  # > 0 = this many instead of `epochs`; schedules stretch with it
+    c.train.steps_per_epoch = 0  # 0 = the train set's images / batch
     c.train.accumulate = 1  # micro-batches a step
     c.train.devices = 0  # 0 = all
     c.train.log_every = 50  # steps
@@ -159,26 +162,23 @@ def load(argv: list[str]) -> ConfigDict:
     paths = [a.split("=", 1)[1] for a in argv if re.match(r"--?config=", a)]
     if len(paths) != 1:
         raise ValueError("give one --config=FILE, such as --config=configs/quickstart.py")
-    overrides = [a for a in argv if re.match(r"--?(no)?config\.", a)]
     config = _recipe(paths[0])
-    for override in overrides:
-        key = re.sub(r"^--?(no)?config\.", "", override.split("=", 1)[0])
-        if key in ("method.preset",):
+    given = overrides.split(argv)
+    for name in [text for key, text in given if key == "method.name"]:
+        config = _with_method(config, name)
+    texts: dict[str, list[str]] = {}
+    for key, text in given:
+        if key == "method.preset":
             raise ValueError(
                 "method.preset is chosen by the recipe's argument, such as"
                 " --config=configs/dino_negatives.py:rot_imgn,cifar10,official"
             )
-        if key == "method.name":
-            config = _with_method(config, override.split("=", 1)[1])
-            continue
-        _check_key(config, key)
-    kept = [o for o in overrides if not re.match(r"--?config\.method\.name=", o)]
-    values = flags.FlagValues()
-    try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=kept)
-        values(["ood_jax", *kept])
-    except (flags.Error, TypeError, ValueError) as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        if key != "method.name":
+            _check_key(config, key)
+            texts.setdefault(key, []).append(text)
+    known = flat(config)
+    for key, values in texts.items():
+        _set(config, key, overrides.parse(key, values, known[key]))
     config.lock()
     return config
 
@@ -199,23 +199,40 @@ def _recipe(spec: str) -> ConfigDict:
         loaded.loader.exec_module(module)
     finally:
         sys.path.remove(folder)
-    return module.get_config(argument) if argument else module.get_config()
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"--config={path} has no get_config(): see another recipe in configs/")
+    arguments = [argument] if argument else []
+    try:
+        inspect.signature(module.get_config).bind(*arguments)
+    except TypeError:
+        raise ValueError(
+            f"--config={spec}: this recipe "
+            + ("takes no argument after a colon" if argument else "needs one, as in FILE:ARGUMENT")
+        ) from None
+    return module.get_config(*arguments)
 
 
 def _with_method(config: ConfigDict, name: str) -> ConfigDict:
-    """`config` with another method; keys that both methods know keep the recipe's values."""
-    defaults = ConfigDict(method_module(name).DEFAULTS)
-    known = _flat(defaults)
-    old = {k: v for k, v in _flat(config.method).items() if k in known}
+    """`config` with another method and its defaults, the recipe's own settings kept.
+
+    The recipe's own: what differs from the defaults of the method that it was written for.
+    """
+    preset = config.method.preset
+    before, new = flat(base(config.method.name, preset)), base(name, preset)
+    after, own = flat(new), flat(config)
     with config.unlocked():
-        config.method = ConfigDict({"name": name, "preset": "paper", **defaults})
-    for key, value in old.items():
-        _set(config.method, key, value)
+        config.method = new.method
+        for key, value in after.items():
+            if key in ("method.name", "method.preset"):
+                continue
+            # What the preset says beside `method` follows the method too.
+            chosen = key in own and own[key] != before.get(key)
+            _set(config, key, own[key] if chosen else value)
     return config
 
 
 def _check_key(config: ConfigDict, key: str) -> None:
-    known = _flat(config)
+    known = flat(config)
     if key in known:
         return
     close = difflib.get_close_matches(key, known, 1, 0.5)
@@ -225,11 +242,12 @@ def _check_key(config: ConfigDict, key: str) -> None:
     raise ValueError(f"unknown config key {key!r}. {hint}")
 
 
-def _flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """{"data.size": 32, ...}: every key with its dots."""
     out: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, ConfigDict):
-            out.update(_flat(value, f"{prefix}{key}."))
+            out.update(flat(value, f"{prefix}{key}."))
         else:
             out[prefix + key] = value
     return out
@@ -270,7 +288,7 @@ def named_sources(specs: tuple[str, ...]) -> dict[str, str]:
     """
     out: dict[str, str] = {}
     for spec in specs:
-        name, equals, source = spec.partition("=")
+        name, equals, source = str(spec).partition("=")
         if not equals or not name or not source:
             raise ValueError(f"{spec!r}: write NAME=SOURCE, such as cifar100=tfds:cifar100:test")
         if name in out:

@@ -1,0 +1,63 @@
+"""Networks: a trunk named by `config.model.name` and a head by `config.head.name`, as a Net."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ood_jax.config import import_part
+from ood_jax.models.heads import head
+from ood_jax.types import Array, Net, Outputs, PyTree
+
+DTYPES = ("float32", "bfloat16")
+
+
+class _Network(nn.Module):
+    trunk: nn.Module
+    head: nn.Module | None
+
+    def __call__(self, images: Array, train: bool) -> Outputs:
+        features = self.trunk(images, train)
+        if self.head is None:
+            return Outputs(features)
+        projections, logits = self.head(features)
+        return Outputs(features, projections, logits)
+
+
+def build(config: ConfigDict) -> Net:
+    """The Net that `config.model` and `config.head` describe; parameters under trunk/ and head/.
+
+    Raises:
+      ValueError: unknown name or numbers that make no network, before any compute.
+    """
+    if config.model.dtype not in DTYPES:
+        raise ValueError(f"model.dtype {config.model.dtype!r}: use {' or '.join(DTYPES)}")
+    for key in ("width", "depth", "heads", "patch", "image_size"):
+        if config.model[key] < 1:
+            raise ValueError(f"model.{key} = {config.model[key]}: use 1 or more")
+    module = import_part(config.model.name, "ood_jax.models", ("trunk",))
+    network = _Network(module.trunk(config.model), head(config.head, config.model.dtype))
+
+    def init(key: Array, inputs: Array) -> tuple[PyTree, PyTree]:
+        variables = network.init(key, inputs, train=False)
+        return variables["params"], variables.get("batch_stats", {})
+
+    def apply(
+        params: PyTree, stats: PyTree, inputs: Array, *, train: bool, key: Array | None = None
+    ) -> tuple[Outputs, PyTree]:
+        variables = {"params": params, "batch_stats": stats}
+        if not train:
+            return network.apply(variables, inputs, train=False), stats
+        outputs, updated = network.apply(
+            variables, inputs, train=True, rngs={"noise": key}, mutable=["batch_stats"]
+        )
+        return outputs, updated.get("batch_stats", stats)
+
+    return Net(init, apply)
+
+
+def init_params(net: Net, config: ConfigDict) -> tuple[PyTree, PyTree]:
+    """The untrained (params, stats) that `config.seed` stands for."""
+    size = config.model.image_size
+    images = jnp.zeros((1, size, size, 3), jnp.float32)
+    return jax.jit(net.init)(jax.random.key(config.seed), images)

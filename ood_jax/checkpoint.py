@@ -1,0 +1,185 @@
+"""Checkpoints: the state and the config as JSON, by orbax. All that training and scoring share.
+
+Nothing here executes what it reads: arrays and JSON only.
+"""
+
+import logging
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from ml_collections import ConfigDict
+
+from ood_jax.config import flat, from_json, to_json
+from ood_jax.types import PyTree, TrainState
+
+# What may differ between the run that wrote a checkpoint and the one that goes on from it.
+FREE_KEYS = (
+    "name",
+    "data.root",
+    "data.workers",
+    "data.memory",
+    "train.devices",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_last",
+    "train.keep_every",
+    "train.knn_every",
+    "score.",
+)
+
+
+class Restored(NamedTuple):
+    """A checkpoint as scoring sees it: the teacher's (else the student's) params and stats."""
+
+    config: ConfigDict
+    step: int
+    params: PyTree
+    stats: PyTree
+    memory: PyTree
+
+
+class Checkpoints:
+    """The checkpoints of one workdir. Saves asynchronously; a killed save leaves the last good one.
+
+    Raises:
+      ValueError: the workdir cannot be written.
+    """
+
+    def __init__(self, workdir: str, *, keep_last: int, keep_every: int = 0):
+        # orbax speaks of every save and cleaning at INFO and WARNING.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self._manager = ocp.CheckpointManager(
+            _folder(workdir),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep_last,
+                keep_period=keep_every or None,
+                enable_async_checkpointing=True,
+            ),
+        )
+
+    def latest_step(self) -> int | None:
+        """The newest step there is; None = none."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, config: ConfigDict) -> None:
+        """Starts to save `state` under its step; does nothing where that step is already there."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(_plain(config))
+            ),
+        )
+
+    def config(self) -> ConfigDict:
+        """The config saved with the newest step."""
+        return _read_config(self._manager, self._manager.latest_step())
+
+    def restore(self, abstract: TrainState) -> TrainState:
+        """The newest state, laid out as `abstract`'s shapes, dtypes and shardings say."""
+        restored = self._manager.restore(
+            self._manager.latest_step(),
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)),
+        )
+        return restored["state"]
+
+    def close(self) -> None:
+        """Waits for a save under way."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def check_same_run(saved: ConfigDict, config: ConfigDict, workdir: str) -> None:
+    """Refuses to go on from a checkpoint of another model, method, data or schedule.
+
+    Raises:
+      ValueError: naming the first keys that differ.
+    """
+    old, new = flat(saved), flat(config)
+    different = [
+        f"{key} = {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} here"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(FREE_KEYS)
+    ]
+    if different:
+        more = f" (and {len(different) - 3} more)" if len(different) > 3 else ""
+        raise ValueError(
+            f"{workdir} holds another run: {'; '.join(different[:3])}{more}."
+            " Use another --workdir, or the config of that run"
+        )
+
+
+def restore_for_scoring(workdir: str, step: int | None = None) -> Restored:
+    """The newest checkpoint of `workdir` (or that of `step`), without any training code.
+
+    Raises:
+      ValueError: no workdir, no checkpoint in it, or not that step.
+    """
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    if not _folder(workdir).is_dir():
+        raise ValueError(f"no checkpoint in {workdir}: train first, or name another --workdir")
+    manager = ocp.CheckpointManager(
+        _folder(workdir), options=ocp.CheckpointManagerOptions(read_only=True)
+    )
+    steps = sorted(manager.all_steps())
+    if not steps:
+        raise ValueError(f"no checkpoint in {workdir}: train first, or name another --workdir")
+    if step is not None and step not in steps:
+        raise ValueError(f"no checkpoint of step {step} in {workdir}: it has {steps}")
+    step = steps[-1] if step is None else step
+    config = _read_config(manager, step)
+    tree = _item_metadata(manager, step)
+    wanted = {"memory": tree["memory"]} if tree.get("memory") else {}
+    if tree.get("teacher"):
+        wanted["teacher"] = tree["teacher"]
+    else:
+        wanted |= {"params": tree["params"], "stats": tree.get("stats") or {}}
+    state = _restore_part(manager, step, wanted)
+    source = state.get("teacher") or state
+    manager.close()
+    return Restored(
+        config, step, source["params"], source.get("stats") or {}, state.get("memory") or {}
+    )
+
+
+def _folder(workdir: str) -> epath.Path:
+    return epath.Path(workdir).expanduser().resolve() / "checkpoints"
+
+
+def _plain(config: ConfigDict) -> dict[str, Any]:
+    import json
+
+    return json.loads(to_json(config))
+
+
+def _read_config(manager: ocp.CheckpointManager, step: int | None) -> ConfigDict:
+    import json
+
+    read = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))
+    return from_json(json.dumps(read["config"]))
+
+
+def _item_metadata(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    return manager.item_metadata(step)["state"].tree
+
+
+def _restore_part(manager: ocp.CheckpointManager, step: int, wanted: PyTree) -> PyTree:
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(
+        lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), wanted
+    )
+    restored = manager.restore(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.PyTreeRestore(
+                abstract,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                partial_restore=True,
+            )
+        ),
+    )
+    return restored["state"]

@@ -1,0 +1,56 @@
+"""From bytes or any decoded array to uint8 RGB, and from any size to a square."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ood_jax.data.source import CorruptImage
+
+
+def read_image(data: bytes | Path, name: str) -> np.ndarray:
+    """Decodes an encoded image (bytes, or a file's path) -> uint8 [H, W, 3].
+
+    Grey and palette images become RGB, 16-bit grey keeps its high byte, transparency is dropped.
+
+    Raises:
+      CorruptImage: it cannot be read to its end; `name` says which it is.
+    """
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            if image.mode.startswith("I"):
+                return as_rgb((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8), name)
+            # Palettes with transparency reach RGB by way of RGBA; Pillow warns otherwise.
+            via = image.convert("RGBA") if "transparency" in image.info else image
+            return np.asarray(via.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise CorruptImage(f"{name}: cannot be decoded ({error})") from None
+
+
+def as_rgb(image: np.ndarray, name: str) -> np.ndarray:
+    """uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] -> uint8 [H, W, 3], alpha dropped.
+
+    Raises:
+      CorruptImage: another type or shape.
+    """
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3, 4):
+        raise CorruptImage(f"{name}: {image.dtype} {list(image.shape)} is not uint8 [H, W, 1|3|4]")
+    return np.repeat(image, 3, 2) if image.shape[2] == 1 else image[..., :3]
+
+
+def fit(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [H, W, 3] -> uint8 [size, size, 3]: shorter side to `size`, the middle cut out.
+
+    Antialiased bicubic, as Pillow has it; an image that is size x size already is untouched.
+    """
+    height, width = image.shape[:2]
+    if height == width == size:
+        return image
+    side = min(height, width)
+    x, y = (width - side) / 2, (height - side) / 2
+    whole = Image.fromarray(np.ascontiguousarray(image))
+    box = (x, y, x + side, y + side)
+    return np.asarray(whole.resize((size, size), Image.Resampling.BICUBIC, box))

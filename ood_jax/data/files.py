@@ -1,0 +1,150 @@
+"""Sources on disk: folders of images, image lists, arrays."""
+
+import os
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from ood_jax.data.decode import as_rgb, read_image
+from ood_jax.data.source import Source, from_array
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+def open_folder(path: Path, spec: str) -> Source:
+    """All images under a folder, sorted by path; suffixes in any case, hidden files left out.
+
+    Where all images lie in subfolders, those are the classes, in the order of their names;
+    otherwise there are no labels.
+
+    Raises:
+      ValueError: no such folder, or no image in it.
+    """
+    if not path.is_dir():
+        raise ValueError(f"{spec!r}: {path} is not a folder; give a folder of images")
+    found = sorted(
+        Path(parent, file).relative_to(path).parts
+        for parent, folders, files in os.walk(path, followlinks=True)
+        if not _hide(folders)
+        for file in files
+        if file.lower().endswith(SUFFIXES) and not file.startswith(".")
+    )
+    if not found:
+        raise ValueError(
+            f"{spec!r}: no image in {path}; it should hold {', '.join(SUFFIXES)} files"
+        )
+    flat = any(len(parts) == 1 for parts in found)
+    classes = () if flat else tuple(sorted({parts[0] for parts in found}))
+    number = {name: i for i, name in enumerate(classes)}
+    labels = None if flat else np.array([number[parts[0]] for parts in found], np.int32)
+    return _of_files(spec, path, ["/".join(parts) for parts in found], labels, classes)
+
+
+def open_list(path: Path, spec: str, root: str) -> Source:
+    """The images of an OpenOOD list: a line is `relative/path label`; no label or -1 = none.
+
+    Paths are relative to `root` or, without one, to the list's folder.
+
+    Raises:
+      ValueError: no such file, an empty list, or a path that does not exist (the first is named).
+    """
+    if not path.is_file():
+        raise ValueError(f"{spec!r}: {path} is not a file; give a list with a path a line")
+    names, labels = [], []
+    for line in filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())):
+        name, _, last = line.rpartition(" ")
+        labelled = bool(name) and last.removeprefix("-").isdecimal()
+        names.append(name.strip() if labelled else line)
+        labels.append(int(last) if labelled else -1)
+    if not names:
+        raise ValueError(f"{spec!r}: {path} is empty; write `relative/path label` on each line")
+    folder = Path(root).expanduser() if root else path.parent
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"{spec!r}: {len(missing)} of {len(names)} files are missing, first {missing[0]}, in"
+            f" {folder}; set data.root to the folder that the list's paths start from"
+        )
+    known = np.array(labels, np.int32)
+    return _of_files(spec, folder, names, None if (known < 0).all() else known.clip(-1), ())
+
+
+def open_arrays(path: Path, spec: str) -> Source:
+    """An .npz with `images` uint8 [N, H, W, C] or [N, H, W] and, if it likes, `labels` int [N] and
+    `classes` text [K]; or an .npy of such images, which stays on disk (memory-mapped).
+
+    Raises:
+      ValueError: no such file, not one of NumPy's, pickled objects, or arrays of another kind.
+    """
+    if not path.is_file():
+        raise ValueError(f"{spec!r}: {path} is not a file; give an .npz or .npy of images")
+    try:
+        if path.suffix == ".npy":
+            arrays = {"images": np.load(path, mmap_mode="r", allow_pickle=False)}
+        else:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {k: file[k] for k in ("images", "labels", "classes") if k in file.files}
+                keys = file.files
+    except (OSError, ValueError, EOFError, BadZipFile, AttributeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"{spec!r}: {path} cannot be read ({reason}); write it with numpy.savez, no objects"
+        ) from None
+    if "images" not in arrays:
+        raise ValueError(f"{spec!r}: {path} has {', '.join(keys) or 'nothing'}; it needs `images`")
+    return _of_arrays(spec, **arrays)
+
+
+def _of_arrays(
+    spec: str,
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    classes: np.ndarray | None = None,
+) -> Source:
+    grey = images.ndim == 3
+    if images.dtype != np.uint8 or not (grey or images.ndim == 4 and images.shape[3] in (1, 3, 4)):
+        raise ValueError(
+            f"{spec!r}: images are {images.dtype} {list(images.shape)}; they must be uint8"
+            " [N, H, W] or [N, H, W, C] with C = 1, 3 or 4"
+        )
+    if len(images) == 0:
+        raise ValueError(f"{spec!r}: images is empty; it needs at least one image")
+    if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
+        raise ValueError(
+            f"{spec!r}: labels are {labels.dtype} {list(labels.shape)}; they must be integers,"
+            f" one for each of the {len(images)} images"
+        )
+    names = () if classes is None else tuple(str(c) for c in classes)
+    if names and labels is not None and labels.max() >= len(names):
+        raise ValueError(
+            f"{spec!r}: label {labels.max()} with {len(names)} classes; name every class or none"
+        )
+    if not grey and images.shape[3] == 3:
+        return from_array(spec, images, labels, names)
+    return Source(
+        spec,
+        len(images),
+        lambda i: as_rgb(images[i], f"{spec} image {i}"),
+        classes=names,
+        read_labels=None if labels is None else labels.astype(np.int32).__getitem__,
+    )
+
+
+def _of_files(
+    spec: str, folder: Path, names: list[str], labels: np.ndarray | None, classes: tuple[str, ...]
+) -> Source:
+    return Source(
+        spec,
+        len(names),
+        lambda i: read_image(folder / names[i], str(folder / names[i])),
+        describe=names.__getitem__,
+        classes=classes,
+        read_labels=None if labels is None else labels.__getitem__,
+    )
+
+
+def _hide(folders: list[str]) -> bool:
+    """Keeps os.walk out of hidden folders."""
+    folders[:] = [f for f in folders if not f.startswith(".")]
+    return False

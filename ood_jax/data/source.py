@@ -1,0 +1,99 @@
+"""A source: random access to the images of one named set, and how a set is cut down."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+class CorruptImage(ValueError):
+    """One image cannot be decoded; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """N images in a fixed order, decoded one at a time.
+
+    spec: the text it was opened by. count: N before `rows` picks from it. read: index before
+    `rows` -> uint8 [H, W, 3], or raises CorruptImage. describe: the same index -> path or number
+    for result tables. classes: names of the labels, () = unknown. read_labels: int64 [M] of the
+    same indices -> int32 [M], -1 = none; None = the set has no labels. array: uint8
+    [count, H, W, 3], where all images lie in memory or in a memory-mapped file. rows: int64 [N],
+    which images, in order; None = all.
+    """
+
+    spec: str
+    count: int
+    read: Callable[[int], np.ndarray]
+    describe: Callable[[int], str] = str
+    classes: tuple[str, ...] = ()
+    read_labels: Callable[[np.ndarray], np.ndarray] | None = None
+    array: np.ndarray | None = None
+    rows: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return self.count if self.rows is None else len(self.rows)
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """int32 [N], -1 = none; None = the set has no labels. TFDS sets are read through for it."""
+        return self.labels_of(np.arange(len(self)))
+
+    def labels_of(self, indices: np.ndarray) -> np.ndarray | None:
+        """The labels of images int64 [M]: int32 [M], -1 = none; None = the set has no labels."""
+        if self.read_labels is None:
+            return None
+        return self.read_labels(indices if self.rows is None else self.rows[indices])
+
+    def image(self, i: int) -> np.ndarray:
+        """Image i, uint8 [H, W, 3].
+
+        Raises:
+          CorruptImage: it cannot be decoded.
+        """
+        return self.read(self._row(i))
+
+    def name(self, i: int) -> str:
+        """The path of image i, or its number in the uncut set where it has no path."""
+        return self.describe(self._row(i))
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """Rows of `array`, uint8 [len(indices), H, W, 3]; only where `array` is set."""
+        assert self.array is not None
+        return self.array[indices if self.rows is None else self.rows[indices]]
+
+    def _row(self, i: int) -> int:
+        if not 0 <= i < len(self):
+            raise IndexError(f"image {i} of {self.spec}: it has {len(self)}")
+        return int(i if self.rows is None else self.rows[i])
+
+
+def from_array(
+    spec: str,
+    array: np.ndarray,
+    labels: np.ndarray | None = None,
+    classes: tuple[str, ...] = (),
+) -> Source:
+    """A source over images uint8 [N, H, W, 3] that lie in memory (or are memory-mapped)."""
+    return Source(
+        spec,
+        len(array),
+        lambda i: np.asarray(array[i]),
+        classes=classes,
+        read_labels=None if labels is None else labels.astype(np.int32).__getitem__,
+        array=array,
+    )
+
+
+def take(source: Source, rows: np.ndarray, spec: str) -> Source:
+    """The images `rows` (int64 [M]) of a source, in that order; labels keep their numbers.
+
+    Raises:
+      ValueError: no image is left.
+    """
+    if len(rows) == 0:
+        raise ValueError(
+            f"{spec!r} leaves none of the {len(source)} images of {source.spec!r}:"
+            " widen the slice or the classes"
+        )
+    return replace(source, spec=spec, rows=rows if source.rows is None else source.rows[rows])

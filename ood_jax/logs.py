@@ -1,0 +1,122 @@
+"""The metrics of a run over its steps: JSON lines to compute with, TensorBoard to look at."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+FILE = "metrics.jsonl"
+_RESERVED = ("step", "time", "nonfinite")
+
+
+class MetricLog:
+    """Appends to WORKDIR/metrics.jsonl and to WORKDIR/tensorboard/; a context manager.
+
+    A line is {"step", "time" (seconds since 1970), NAME: value, ...}. JSON has no NaN: such a value
+    is null, and "nonfinite" says {NAME: "nan" | "inf" | "-inf"}. A line is on its way to the disk
+    when `write` returns, so that a killed run loses none.
+    """
+
+    def __init__(
+        self, workdir: str | Path, *, enabled: bool = True, resume_step: int | None = None
+    ) -> None:
+        """enabled: False = writes nothing, for processes other than the first.
+
+        resume_step: what was logged after this step is dropped, since the run will do it again;
+            0 = a run from the start; None = keep all.
+        """
+        self.enabled = enabled
+        if not enabled:
+            return
+        from tensorboardX import SummaryWriter  # here: scoring reads logs without it
+
+        folder = Path(workdir)
+        folder.mkdir(parents=True, exist_ok=True)
+        _drop_after(folder / FILE, math.inf if resume_step is None else resume_step)
+        self._file = open(folder / FILE, "a", encoding="utf-8")  # noqa: SIM115, until close()
+        self._board = SummaryWriter(
+            str(folder / "tensorboard"),
+            purge_step=None if resume_step is None else resume_step + 1,
+        )
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Logs scalars (numbers or arrays of one element) at `step`.
+
+        Raises:
+          ValueError: a metric is called step, time or nonfinite.
+        """
+        if not self.enabled:
+            return
+        if taken := set(_RESERVED) & set(metrics):
+            raise ValueError(f"a metric cannot be called {', '.join(taken)}: choose another name")
+        values = {name: float(value) for name, value in metrics.items()}
+        line: dict[str, Any] = {"step": int(step), "time": round(time.time(), 3)}
+        line |= {n: v if math.isfinite(v) else None for n, v in values.items()}
+        if odd := {n: str(v) for n, v in values.items() if not math.isfinite(v)}:
+            line["nonfinite"] = odd
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, int(step))
+
+    def close(self) -> None:
+        """Everything is on disk; calling it again does nothing."""
+        if self.enabled:
+            self.enabled = False
+            self._file.close()
+            self._board.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
+    """The lines of WORKDIR/metrics.jsonl in order, NaN and infinity as floats; [] = no such file.
+
+    A torn last line, of a run that was killed or is writing now, is left out.
+
+    Raises:
+      ValueError: another line is not JSON.
+    """
+    rows = []
+    for _, row in _lines(Path(workdir) / FILE):
+        row |= {name: float(text) for name, text in row.pop("nonfinite", {}).items()}
+        rows.append(row)
+    return rows
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(text, parsed) of each whole line."""
+    if not path.is_file():
+        return
+    *whole, _ = path.read_bytes().decode("utf-8", errors="replace").split("\n")
+    for number, text in enumerate(whole, 1):
+        try:
+            yield text, json.loads(text)
+        except json.JSONDecodeError:
+            raise ValueError(f"{path}:{number} is not JSON: delete that line") from None
+
+
+def _drop_after(path: Path, step: float) -> None:
+    """Rewrites the log without torn lines and steps > `step`; a kill leaves the old or the new."""
+    if not path.is_file():
+        return
+    kept = "".join(text + "\n" for text, row in _lines(path) if row["step"] <= step)
+    fresh = path.with_name(f"{path.name}.tmp")
+    with open(fresh, "w", encoding="utf-8") as file:
+        file.write(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)

@@ -1,0 +1,221 @@
+"""The training loop: resume, step, log, save, stop for a signal or a NaN."""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ood_jax import sharding
+from ood_jax.checkpoint import Checkpoints, check_same_run
+from ood_jax.config import to_json
+from ood_jax.data.pipeline import train_batches
+from ood_jax.logs import MetricLog
+from ood_jax.progress import Progress
+from ood_jax.train import Run, init_state, make_step
+from ood_jax.types import TrainState
+
+
+class Diverged(RuntimeError):
+    """The loss or its gradient is no number any more."""
+
+
+class Interrupted(RuntimeError):
+    """A signal asked the run to stop. `code` is the exit code."""
+
+    def __init__(self, number: int, step: int):
+        super().__init__(
+            f"{signal.Signals(number).name}: stopped after step {step};"
+            " the same command goes on from the last checkpoint"
+        )
+        self.code = 128 + number
+
+
+def train(run: Run, workdir: str) -> TrainState:
+    """Trains to the last step of `run`, from the newest checkpoint in `workdir` if there is one.
+
+    Raises:
+      ValueError: the workdir cannot be written, or holds another run.
+      Diverged: a loss or gradient that is no number; the last good checkpoint is kept.
+      Interrupted: SIGINT or SIGTERM; in a run of one process the state is saved first.
+    """
+    config = run.config
+    checkpoints = open_workdir(run, workdir)
+    state, start = _start(run, checkpoints)
+    total = config.train.steps
+    if start >= total:
+        checkpoints.close()
+        return state
+    batches = train_batches(
+        run.train,
+        run.auxiliary,
+        batch=config.train.batch,
+        size=config.data.size,
+        seed=config.seed,
+        start_step=start,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=config.data.workers,
+        memory=config.data.memory,
+    )
+    first = jax.process_index() == 0
+    try:
+        with (
+            MetricLog(workdir, enabled=first, resume_step=start) as log,
+            Progress(total, unit="steps", label="train", start=start, enabled=first) as bar,
+            _caught_signals() as caught,
+        ):
+            state = _steps(run, state, batches, checkpoints, log, bar, caught)
+    finally:
+        checkpoints.close()
+    return state
+
+
+def open_workdir(run: Run, workdir: str) -> Checkpoints:
+    """The checkpoints in `workdir`, made if need be, with the config beside them as JSON.
+
+    Raises:
+      ValueError: it cannot be written, or holds another run.
+    """
+    folder = Path(workdir)
+    keep = run.config.train
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise ValueError(
+            f"--workdir={workdir} cannot be written ({error.strerror}): name a folder that can"
+        ) from None
+    checkpoints = Checkpoints(workdir, keep_last=keep.keep_last, keep_every=keep.keep_every)
+    if checkpoints.latest_step() is not None:
+        check_same_run(checkpoints.config(), run.config, workdir)
+    if jax.process_index() == 0:
+        (folder / "config.json").write_text(to_json(run.config) + "\n")
+    return checkpoints
+
+
+def _start(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
+    if checkpoints.latest_step() is None:
+        return init_state(run), 0
+    everywhere = sharding.replicated(run.mesh)
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+        jax.eval_shape(lambda: init_state(run)),
+    )
+    state = checkpoints.restore(abstract)
+    return state, int(state.step)
+
+
+def _steps(
+    run: Run,
+    state: TrainState,
+    batches: Iterator[dict[str, Any]],
+    checkpoints: Checkpoints,
+    log: MetricLog,
+    bar: Progress,
+    caught: list[int],
+) -> TrainState:
+    config, mesh = run.config, run.mesh
+    begin = int(state.step)
+    step_fn = jax.jit(
+        make_step(
+            run.method,
+            run.optimisers,
+            run.rates,
+            seed=config.seed,
+            accumulate=config.train.accumulate,
+        ),
+        in_shardings=(sharding.replicated(mesh), sharding.batch_sharding(mesh)),
+        out_shardings=sharding.replicated(mesh),
+        donate_argnums=0,
+    )
+    interval = _Interval(run, log, checkpoints)
+    for step in range(begin, config.train.steps):
+        host = next(batches)
+        skipped = host.pop("skipped")
+        state, metrics = step_fn(state, sharding.global_batch(mesh, host))
+        if mesh.devices.flat[0].platform == "cpu":
+            jax.block_until_ready(state)  # queued collectives of simulated devices can time out
+        interval.add(host["index"], metrics, skipped)
+        done = step + 1
+        last, stop = done == config.train.steps, bool(caught)
+        save = last or stop or done % config.train.checkpoint_every == 0
+        shown = {}
+        if save or done % config.train.log_every == 0:
+            shown = interval.close(done)
+        bar.update(1, **shown)
+        if save and (not stop or last or jax.process_count() == 1):
+            checkpoints.save(state, config)
+        if stop and not last:
+            raise Interrupted(caught[0], done)
+    return state
+
+
+class _Interval:
+    """What happened since the last line of the log; refuses losses that are no numbers."""
+
+    def __init__(self, run: Run, log: MetricLog, checkpoints: Checkpoints):
+        self._run, self._log, self._checkpoints = run, log, checkpoints
+        self._rows: list[tuple[np.ndarray, dict[str, jax.Array]]] = []
+        self._skipped = 0
+        self._since = time.monotonic()
+        self._warned: set[str] = set()
+
+    def add(self, index: np.ndarray, metrics: dict[str, jax.Array], skipped: int) -> None:
+        self._rows.append((index, metrics))
+        self._skipped += skipped
+
+    def close(self, step: int) -> dict[str, float]:
+        """Logs the means of the interval that ends with `step`; returns what the bar shows."""
+        rows = jax.device_get([metrics for _, metrics in self._rows])
+        first = step - len(rows) + 1
+        for i, row in enumerate(rows):
+            if not (np.isfinite(row["loss"]) and np.isfinite(row["gradient_norm"])):
+                self._diverged(first + i, self._rows[i][0], row)
+        means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        seconds = time.monotonic() - self._since
+        images = len(rows) * self._run.config.train.batch
+        self._log.write(
+            step, means | {"images_per_second": images / seconds, "skipped": self._skipped}
+        )
+        for warning in self._run.method.warn(means | {"step": step}):
+            kind = warning.split("(")[0]  # the same with other numbers is no news
+            if kind not in self._warned and jax.process_index() == 0:
+                print(f"warning: step {step}: {warning}", file=sys.stderr, flush=True)
+            self._warned.add(kind)
+        self._rows, self._skipped, self._since = [], 0, time.monotonic()
+        return {"loss": means["loss"]}
+
+    def _diverged(self, step: int, index: np.ndarray, row: dict[str, Any]) -> None:
+        kept = self._checkpoints.latest_step()
+        raise Diverged(
+            f"loss {row['loss']:g}, gradient norm {row['gradient_norm']:g} at step {step}, on images"
+            f" {', '.join(map(str, index.tolist()))} of data.train;"
+            f" {'no checkpoint yet' if kept is None else f'the checkpoint of step {kept} is kept'}."
+            " Lower optim.lr, or look at these images"
+        )
+
+
+@contextmanager
+def _caught_signals() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM append their number to, while the context lasts."""
+    caught: list[int] = []
+
+    def catch(number: int, _: Any) -> None:
+        if caught:  # a second one does not wait for the step
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    old = [signal.signal(number, catch) for number in numbers]
+    try:
+        yield caught
+    finally:
+        for number, handler in zip(numbers, old, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,92 @@
+"""The main job: `python -m ood_jax.main --config=FILE[:ARGUMENT] [--config.key=value ...]
+[--workdir=DIR]` trains, checkpoints, extracts features, scores, and prints the OOD table.
+
+The same command in the same workdir goes on where an earlier one stopped.
+Several processes: start each with --coordinator=HOST:PORT --processes=N --process=I (see launch/);
+on Cloud TPU, Slurm and Kubernetes --distributed alone finds these out.
+"""
+
+import argparse
+import sys
+
+from ood_jax import cpu
+
+
+def main(argv: list[str]) -> int:
+    """Runs the job; returns the exit code: 0 done, 1 diverged, 2 a mistake in what was asked."""
+    from ood_jax.config import load
+
+    arguments, rest = _parser().parse_known_args(argv)
+    try:
+        strangers = [a for a in rest if not a.lstrip("-").startswith(("config", "noconfig"))]
+        if strangers:
+            raise ValueError(f"unknown argument {strangers[0]!r}; config keys are --config.KEY=VALUE")
+        config = load(rest)
+        return _run(config, arguments)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(config, arguments: argparse.Namespace) -> int:
+    import jax
+
+    _initialise(arguments)
+    from ood_jax import loop, score
+    from ood_jax.train import prepare
+
+    run = prepare(config)
+    workdir = arguments.workdir or f"runs/{config.name or config.method.name}"
+    score.check_sources(run.config)
+    _say(f"{config.name or config.method.name}: {run.config.train.steps:,} steps on"
+         f" {run.mesh.size} {jax.devices()[0].platform} device(s), in {workdir}")
+    try:
+        loop.train(run, workdir)
+    except loop.Diverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except loop.Interrupted as stop:
+        print(str(stop), file=sys.stderr)
+        return stop.code
+    score.score_run(workdir)
+    return 0
+
+
+def _initialise(arguments: argparse.Namespace) -> None:
+    import jax
+
+    if arguments.coordinator:
+        if jax.config.jax_platforms == "cpu":
+            jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(arguments.coordinator, arguments.processes, arguments.process)
+    elif arguments.distributed:
+        jax.distributed.initialize()
+
+
+def _say(text: str) -> None:
+    import jax
+
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ood_jax.main",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--workdir", help="where everything is written; runs/NAME by default")
+    parser.add_argument("--coordinator", help="HOST:PORT of process 0")
+    parser.add_argument("--processes", type=int, help="how many processes there are")
+    parser.add_argument("--process", type=int, help="which one this is, from 0")
+    parser.add_argument(
+        "--distributed", action="store_true", help="find the other processes by the cluster's rules"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    cpu.prepare("ood_jax.main")
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,128 @@
+"""Optimisers from optax, told apart by regexes over parameter paths."""
+
+import re
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from ood_jax.schedules import cosine, warmup_cosine
+from ood_jax.types import Array, PyTree, Schedule
+
+OPTIMISERS = ("adamw",)
+
+
+class Schedules(NamedTuple):
+    """What an optimiser is told anew at each step, as functions of the step."""
+
+    learning_rate: Schedule
+    weight_decay: Schedule
+
+
+def schedules(config: ConfigDict) -> Schedules:
+    """The schedules of `config.optim` over `config.train.steps` steps.
+
+    Raises:
+      ValueError: a warm-up as long as the run.
+    """
+    optim, train = config.optim, config.train
+    scale = train.batch / optim.lr_batch if optim.lr_batch else 1.0
+    warmup = round(optim.warmup_epochs * train.steps_per_epoch)
+    if warmup >= train.steps:
+        raise ValueError(
+            f"optim.warmup_epochs {optim.warmup_epochs:g} are {warmup} steps and the run has"
+            f" {train.steps}: warm up for less, or train for longer"
+        )
+    return Schedules(
+        warmup_cosine(optim.lr * scale, optim.min_lr, warmup=warmup, steps=train.steps),
+        cosine(optim.weight_decay, optim.weight_decay_end, train.steps),
+    )
+
+
+def build(config: ConfigDict, trains: str = ".*") -> optax.GradientTransformationExtraArgs:
+    """The optimiser of one Update.
+
+    Its `update` takes `train_step`, and learning rate and weight decay are set in its state by
+    `with_rates`, so that they follow the run's step whatever else counts.
+
+    Raises:
+      ValueError: unknown name, or a regex that does not compile.
+    """
+    optim = config.optim
+    if optim.name not in OPTIMISERS:
+        raise ValueError(f"optim.name {optim.name!r}: use {' or '.join(OPTIMISERS)}")
+    for pattern in (optim.no_decay, optim.freeze, trains):
+        _compiled(pattern)
+    freeze_steps = round(optim.freeze_epochs * config.train.steps_per_epoch)
+
+    def adamw() -> optax.GradientTransformationExtraArgs:
+        return optax.inject_hyperparams(optax.adamw, static_args=("mask",))(
+            learning_rate=0.0,
+            b1=optim.b1,
+            b2=optim.b2,
+            eps=optim.eps,
+            weight_decay=0.0,
+            mask=lambda params: jax.tree.map(lambda x: not x, matches(optim.no_decay, params)),
+        )
+
+    def thawed(step: Array, *, train_step: Array, **_: object) -> Array:
+        del step  # conditionally_mask's own count
+        return train_step >= freeze_steps
+
+    def label(params: PyTree) -> PyTree:
+        moves, late = matches(trains, params), matches(optim.freeze, params)
+        names = {(True, True): "late", (True, False): "always"}
+        return jax.tree.map(lambda m, f: names.get((m, f), "never"), moves, late)
+
+    moved = optax.partition(
+        {
+            "always": adamw(),
+            "late": optax.conditionally_mask(adamw(), thawed, forward_extra_args=True),
+            "never": optax.set_to_zero(),
+        },
+        label,
+    )
+    return optax.chain(clip_each(optim.clip), moved)
+
+
+def with_rates(opt_state: PyTree, rates: Schedules, step: Array) -> PyTree:
+    """`opt_state` with the learning rate and weight decay of `step` in it."""
+    return optax.tree.set(
+        opt_state,
+        learning_rate=jnp.asarray(rates.learning_rate(step), jnp.float32),
+        weight_decay=jnp.asarray(rates.weight_decay(step), jnp.float32),
+    )
+
+
+def clip_each(limit: float) -> optax.GradientTransformation:
+    """Each tensor on its own: g *= limit / (|g| + 1e-6) where that is below 1; 0 = no clipping."""
+    if not limit:
+        return optax.identity()
+
+    def clip(g: Array, _: Array) -> Array:
+        norm = jnp.sqrt(jnp.sum(jnp.square(g.astype(jnp.float32))))
+        return g * jnp.minimum(1.0, limit / (norm + 1e-6)).astype(g.dtype)
+
+    return optax.stateless_with_tree_map(clip)
+
+
+def path_name(path: tuple) -> str:
+    """A key path of jax.tree_util as text, such as trunk/block_0/norm_1/scale."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def matches(pattern: str, params: PyTree) -> PyTree:
+    """For each leaf: does the whole of its path match the regex?"""
+    regex = _compiled(pattern)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: regex.fullmatch(path_name(path)) is not None, params
+    )
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None

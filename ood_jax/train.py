@@ -1,0 +1,182 @@
+"""Training: what a run is made of, its state, and one step over the mesh (the loop is loop.py).
+
+Read `make_step` first: views, gradients of each update, optimiser, teacher, memory.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ood_jax import optim, sharding
+from ood_jax.config import method_module
+from ood_jax.data.sources import Source, open_source
+from ood_jax.models import build as build_model
+from ood_jax.models import init_params
+from ood_jax.types import Array, Aux, Batch, Method, Net, PyTree, TrainState, Update
+
+Metrics = dict[str, Array]
+
+
+class Run(NamedTuple):
+    """What a run is made of, all of it checked."""
+
+    config: ConfigDict
+    mesh: Mesh
+    train: Source
+    auxiliary: Source | None
+    net: Net
+    method: Method
+    optimisers: tuple[optax.GradientTransformationExtraArgs, ...]
+    rates: optim.Schedules
+
+
+def prepare(config: ConfigDict) -> Run:
+    """Opens and checks everything that `config` names; no compute yet.
+
+    Raises:
+      ValueError: whatever is wrong with the config or its data, in one line.
+    """
+    mesh = sharding.make_mesh(config.train.devices)
+    sharding.check_batch(mesh, config.train.batch, config.train.accumulate)
+    train = open_source(config.data.train, root=config.data.root)
+    auxiliary = None
+    if config.data.auxiliary:
+        auxiliary = open_source(config.data.auxiliary, root=config.data.root)
+    config = resolved(config, len(train))
+    net = build_model(config)
+    method = method_module(config.method.name).build(config, net)
+    if config.train.accumulate > 1 and not method.separable:
+        raise ValueError(
+            f"train.accumulate = {config.train.accumulate}: the loss of {config.method.name} needs"
+            " the whole batch at once; use 1"
+        )
+    optimisers = tuple(optim.build(config, update.trains) for update in method.updates)
+    return Run(
+        config, mesh, train, auxiliary, net, method, optimisers, optim.schedules(config)
+    )
+
+
+def resolved(config: ConfigDict, images: int) -> ConfigDict:
+    """`config` with train.steps and train.steps_per_epoch worked out from the set's size.
+
+    Raises:
+      ValueError: counts below 1.
+    """
+    config = config.copy_and_resolve_references()
+    train = config.train
+    for key in ("batch", "accumulate", "log_every", "checkpoint_every", "keep_last"):
+        if train[key] < 1:
+            raise ValueError(f"train.{key} = {train[key]}: use 1 or more")
+    train.steps_per_epoch = train.steps_per_epoch or max(images // train.batch, 1)
+    train.steps = train.steps or round(train.epochs * train.steps_per_epoch)
+    if train.steps < 1:
+        raise ValueError(f"train.epochs = {train.epochs} is less than one step")
+    train.epochs = train.steps / train.steps_per_epoch
+    config.lock()
+    return config
+
+
+def init_state(run: Run) -> TrainState:
+    """The state at step 0, on every device of the mesh."""
+
+    def rest(params: PyTree, stats: PyTree) -> TrainState:
+        method = run.method
+        teacher = None
+        if method.has_teacher:
+            copy = method.teacher_init or (lambda p, s: {"params": p, "stats": s})
+            teacher = copy(params, stats)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            stats=stats,
+            teacher=teacher,
+            memory=method.init_memory(),
+            opt=tuple(optimiser.init(params) for optimiser in run.optimisers),
+        )
+
+    net = run.net if run.method.init is None else run.net._replace(init=run.method.init)
+    params, stats = init_params(net, run.config)
+    return jax.jit(rest, out_shardings=sharding.replicated(run.mesh))(
+        *jax.device_get((params, stats))
+    )
+
+
+def make_step(
+    method: Method,
+    optimisers: tuple[optax.GradientTransformationExtraArgs, ...],
+    rates: optim.Schedules,
+    *,
+    seed: int,
+    accumulate: int = 1,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """One training step as a pure function of the state and the host batch.
+
+    Every random number comes from (seed, step, example); losses see the global batch, so centre
+    and BatchNorm statistics are global without a word about devices.
+    """
+
+    def step(state: TrainState, host_batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        view_key, loss_key = jax.random.split(key)
+        metrics: Metrics = {}
+        params, opt = state.params, list(state.opt)
+        for i, (update, optimiser) in enumerate(zip(method.updates, optimisers, strict=True)):
+            update_key = jax.random.fold_in(loss_key, i)
+            current = state.replace(params=params)
+            grads, aux = _gradients(
+                update, method.views, current, host_batch, (view_key, update_key), accumulate
+            )
+            opt[i] = optim.with_rates(opt[i], rates, state.step)
+            moves, opt[i] = optimiser.update(grads, opt[i], params, train_step=state.step)
+            params = optax.apply_updates(params, moves)
+            state = state.replace(stats=aux.stats, memory=aux.memory)
+            suffix = f"_{i}" if i else ""
+            metrics |= {name + suffix: value for name, value in aux.metrics.items()}
+            metrics["gradient_norm" + suffix] = optax.tree.norm(grads)
+        metrics["learning_rate"] = rates.learning_rate(state.step)
+        metrics["weight_decay"] = rates.weight_decay(state.step)
+        teacher = state.teacher
+        if teacher is not None and method.teacher_decay is not None:
+            momentum = method.teacher_decay(state.step)
+            student = {"params": params, "stats": state.stats}
+            teacher = optax.incremental_update(student, teacher, 1 - momentum)
+            metrics["teacher_momentum"] = momentum
+        new = state.replace(step=state.step + 1, params=params, teacher=teacher, opt=tuple(opt))
+        return new, {name: jnp.asarray(v, jnp.float32) for name, v in metrics.items()}
+
+    return step
+
+
+def _gradients(
+    update: Update,
+    views: Callable[[Batch, Array], Batch],
+    state: TrainState,
+    host_batch: Batch,
+    keys: tuple[Array, Array],
+    accumulate: int,
+) -> tuple[PyTree, Aux]:
+    """Gradients and Aux of one update, as the mean over micro-batches; stats are threaded."""
+    view_key, loss_key = keys
+    value_and_grad = jax.value_and_grad(update.loss, has_aux=True)
+
+    def one(state: TrainState, batch: Batch, key: Array) -> tuple[PyTree, Aux]:
+        (loss, aux), grads = value_and_grad(state.params, state, views(batch, view_key), key)
+        return grads, aux.replace(metrics={"loss": loss, **aux.metrics})
+
+    if accumulate == 1:
+        return one(state, host_batch, loss_key)
+
+    def body(stats: PyTree, part: tuple[Array, Batch]) -> tuple[PyTree, tuple[PyTree, Any]]:
+        i, batch = part
+        grads, aux = one(state.replace(stats=stats), batch, jax.random.fold_in(loss_key, i))
+        return aux.stats, (grads, aux.memory, aux.metrics)
+
+    parts = sharding.micro_batches(host_batch, accumulate)
+    stats, sums = jax.lax.scan(body, state.stats, (jnp.arange(accumulate), parts))
+    grads, memory, metrics = jax.tree.map(lambda x: x.mean(0), sums)
+    return grads, Aux(stats, memory, metrics)
