@@ -1,16 +1,23 @@
 """From bytes or any decoded array to uint8 RGB, and from any size to a square."""
 
 import io
-from pathlib import Path
+import struct
 
 import numpy as np
 from PIL import Image
 
 from ood_jax.data.source import CorruptImage
 
+# What Pillow's readers raise on damaged bytes; a disk that fails is not among them, as the caller
+# reads the bytes.
+DAMAGED = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error),
+    Image.DecompressionBombError,
+)
 
-def read_image(data: bytes | Path, name: str) -> np.ndarray:
-    """Decodes an encoded image (bytes, or a file's path) -> uint8 [H, W, 3].
+
+def read_image(data: bytes, name: str) -> np.ndarray:
+    """Decodes an image in any format that Pillow knows -> uint8 [H, W, 3].
 
     Grey and palette images become RGB, 16-bit grey keeps its high byte, transparency is dropped.
 
@@ -18,13 +25,13 @@ def read_image(data: bytes | Path, name: str) -> np.ndarray:
       CorruptImage: it cannot be read to its end; `name` says which it is.
     """
     try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+        with Image.open(io.BytesIO(data)) as image:
             if image.mode.startswith("I"):
                 return as_rgb((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8), name)
             # Palettes with transparency reach RGB by way of RGBA; Pillow warns otherwise.
             via = image.convert("RGBA") if "transparency" in image.info else image
             return np.asarray(via.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DAMAGED as error:
         raise CorruptImage(f"{name}: cannot be decoded ({error})") from None
 
 

@@ -81,12 +81,12 @@ def open_arrays(path: Path, spec: str) -> Source:
         raise ValueError(f"{spec!r}: {path} is not a file; give an .npz or .npy of images")
     try:
         if path.suffix == ".npy":
-            arrays = {"images": np.load(path, mmap_mode="r", allow_pickle=False)}
+            arrays = {"images": np.lib.format.open_memmap(path, mode="r")}
         else:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
                 arrays = {k: file[k] for k in ("images", "labels", "classes") if k in file.files}
                 keys = file.files
-    except (OSError, ValueError, EOFError, BadZipFile, AttributeError) as error:
+    except (OSError, ValueError, EOFError, TypeError, BadZipFile) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"{spec!r}: {path} cannot be read ({reason}); write it with numpy.savez, no objects"
@@ -103,7 +103,9 @@ def _of_arrays(
     classes: np.ndarray | None = None,
 ) -> Source:
     grey = images.ndim == 3
-    if images.dtype != np.uint8 or not (grey or images.ndim == 4 and images.shape[3] in (1, 3, 4)):
+    if images.dtype != np.uint8 or not (
+        grey or (images.ndim == 4 and images.shape[3] in (1, 3, 4))
+    ):
         raise ValueError(
             f"{spec!r}: images are {images.dtype} {list(images.shape)}; they must be uint8"
             " [N, H, W] or [N, H, W, C] with C = 1, 3 or 4"
@@ -137,7 +139,7 @@ def _of_files(
     return Source(
         spec,
         len(names),
-        lambda i: read_image(folder / names[i], str(folder / names[i])),
+        lambda i: read_image((folder / names[i]).read_bytes(), str(folder / names[i])),
         describe=names.__getitem__,
         classes=classes,
         read_labels=None if labels is None else labels.__getitem__,

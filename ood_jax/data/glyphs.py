@@ -21,9 +21,10 @@ FACES = (
 LETTERS = "ABCDEFGJKL"
 NEAR = "HIMNOPQRSTUVWXYZ0123456789"
 GREEK = "ΓΔΘΛΞΠΣΦΨΩБДЖИЛЦЧШЩЪЫЭЮЯ"
-# Without c, j, k (capitals in-distribution), without i, l, o, p, s, u-z (like a near capital), and
-# without d, h, m, n (upside down like p, Ч, w, u: methods rotate auxiliary images).
-AUXILIARY = "abefgqrt" + '#%&@*+?!{=~/";±'
+# Without c, j, k (capitals in-distribution), without i, l, o, p, s, u-z (like a near capital),
+# without g, q (like 9), and without d, h, m, n (upside down like p, Ч, w, u: methods rotate
+# auxiliary images).
+AUXILIARY = "abefrtæ" + '#%&@*+?!{=~/";±'
 VALIDATION = "§¶÷¤«†‡"
 
 EM = 24.0  # px of the font size in the image, before the random scale
@@ -38,10 +39,10 @@ NOISE = 0.03  # standard deviation of the pixel noise
 
 
 class Split(NamedTuple):
-    """characters: one class each; count: images; seed: of everything drawn for it."""
+    """characters: one class each; total: images; seed: of everything drawn for it."""
 
     characters: str
-    count: int
+    total: int
     seed: int
 
 

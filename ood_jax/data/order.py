@@ -32,23 +32,23 @@ def global_indices(n: int, batch: int, seed: int, step: int, stream: int = TRAIN
 
 
 class Order(NamedTuple):
-    """One process's part of a stream over n images: rows [start, start + count) of each batch."""
+    """One process's part of a stream over n images: rows [start, start + length) of each batch."""
 
     n: int
     batch: int
     seed: int
     stream: int
     start: int
-    count: int
+    length: int
 
     def rows(self, step: int) -> np.ndarray:
-        """The images of the process's rows at `step`, int64 [count]."""
+        """The images of the process's rows at `step`, int64 [length]."""
         whole = global_indices(self.n, self.batch, self.seed, step, self.stream)
-        return whole[self.start : self.start + self.count]
+        return whole[self.start : self.start + self.length]
 
     def item(self, k: int) -> int:
         """The image of the process's k-th row, counted through all steps from step 0."""
-        step, row = divmod(k, self.count)
+        step, row = divmod(k, self.length)
         epoch, offset = divmod(step * self.batch + self.start + row, self.n)
         return int(epoch_order(self.n, self.seed, epoch, self.stream)[offset])
 

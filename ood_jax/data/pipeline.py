@@ -132,11 +132,11 @@ def _in_order(
 
 def _joined(main: Iterator[Rows], extra: Iterator[Rows] | None = None) -> Iterator[dict[str, Any]]:
     for rows in main:
-        out = {"image": rows.image, "index": rows.index, "label": rows.label}
+        out = {"image": rows.image, "index": rows.which, "label": rows.label}
         skipped = rows.skipped
         if extra is not None:
             more = next(extra)
-            out |= {"auxiliary": more.image, "auxiliary_index": more.index}
+            out |= {"auxiliary": more.image, "auxiliary_index": more.which}
             skipped += more.skipped
         yield out | {"skipped": skipped}
 

@@ -42,7 +42,7 @@ def _builder(name: str, spec: str, data_dir: str) -> Any:
     except ImportError:
         raise ValueError(f"{spec!r}: install tensorflow-datasets to read it") from None
     folder = epath.Path(data_dir).expanduser()
-    if not re.fullmatch(r"[\w.]+(/[\w.+-]+)?", name):
+    if not re.fullmatch(r"\w+(/[\w+-][\w.+-]*)?", name):
         raise ValueError(f"{spec!r}: write tfds:NAME[/config][:split], such as tfds:cifar10:test")
     versions = [
         p for p in ((folder / name).iterdir() if (folder / name).is_dir() else ())

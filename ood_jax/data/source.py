@@ -50,6 +50,7 @@ class Source:
 
         Raises:
           CorruptImage: it cannot be decoded.
+          OSError: its file cannot be read at all, which is no fault of the image.
         """
         return self.read(self._row(i))
 

@@ -1,7 +1,8 @@
 """Sets that do not fit in memory: images are decoded as they come, in threads or in processes."""
 
+import atexit
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from typing import Any, NamedTuple
@@ -18,11 +19,11 @@ ENDLESS = 2**62  # items; grain wants a length
 
 
 class Rows(NamedTuple):
-    """image: uint8 [b, S, S, 3]; index: int32 [b]; label: int32 [b], -1 = none; skipped: how many
-    of the rows stand in for a corrupt image."""
+    """image: uint8 [b, S, S, 3]; which: int32 [b], their indices; label: int32 [b], -1 = none;
+    skipped: how many of the rows stand in for a corrupt image."""
 
     image: np.ndarray
-    index: np.ndarray
+    which: np.ndarray
     label: np.ndarray
     skipped: int
 
@@ -31,7 +32,7 @@ class Item(NamedTuple):
     """One row of Rows; skipped is 0 or 1."""
 
     image: np.ndarray
-    index: int
+    which: int
     label: int
     skipped: int
 
@@ -43,11 +44,15 @@ def streamed(source: Source, size: int, order: Order, step: int, workers: int) -
       ValueError: workers without grain installed; while iterating, no image can be read.
     """
     if workers:
-        return _in_processes(source, size, order, step, workers)
-    batches = _in_threads(
+        _check_grain(workers)
+        batches = _in_processes(source, size, order, step, workers)
+        # Left open until the interpreter goes, each of grain's buffers complains once.
+        atexit.register(batches.close)
+        return batches
+    read = _in_threads(
         lambda i: read_good(source, size, i), (order.rows(s).tolist() for s in count(step))
     )
-    return map(_stacked, batches)
+    return map(_stacked, read)
 
 
 def evaluated(
@@ -114,31 +119,41 @@ def _in_threads(read: Any, batches: Iterable[list[int]]) -> Iterator[list[Any]]:
         pool.shutdown(cancel_futures=True)
 
 
+def _check_grain(workers: int) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("grain") is None:
+        raise ValueError(f"data.workers = {workers} needs grain: install it or use 0")
+
+
 def _in_processes(
     source: Source, size: int, order: Order, step: int, workers: int
-) -> Iterator[Rows]:
-    try:
-        import grain
-    except ImportError:
-        raise ValueError(f"data.workers = {workers} needs grain: install it or use 0") from None
+) -> Generator[Rows]:
+    import grain
     from absl import flags
 
     if not flags.FLAGS.is_parsed():  # grain's processes read absl's flags
         flags.FLAGS(["ood_jax"])
-    items = grain.MapDataset.range(step * order.count, ENDLESS)
+    items = grain.MapDataset.range(step * order.length, ENDLESS)
     dataset = (
         items.map(lambda k: read_good(source, size, order.item(int(k))))
-        .batch(order.count, batch_fn=_stacked)
+        .batch(order.length, batch_fn=_stacked)
         .to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
         .mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=AHEAD)
         )
     )
-    return iter(dataset)
+    batches = iter(dataset)
+    try:
+        for rows in batches:  # they lie in memory shared with the workers: copied to give it back
+            arrays = np.array(rows.image), np.array(rows.which), np.array(rows.label)
+            yield Rows(*arrays, int(rows.skipped))
+    finally:
+        batches.close()
 
 
 def _stacked(items: Any) -> Rows:
-    images, index, label, skipped = zip(*items, strict=True)
+    images, which, label, skipped = zip(*items, strict=True)
     return Rows(
-        np.stack(images), np.array(index, np.int32), np.array(label, np.int32), sum(skipped)
+        np.stack(images), np.array(which, np.int32), np.array(label, np.int32), sum(skipped)
     )
