@@ -54,6 +54,8 @@ def base(method: str = "dino_negatives", preset: str = "paper") -> ConfigDict:
     c.model.heads = 6  # ViT only
     c.model.patch = 16  # px, ViT only
     c.model.image_size = 256  # px of global views and of evaluation
+    c.model.stride = 1  # of the stem, ResNet only; 2 = a quarter of the work
+    c.model.norm = "batch"  # batch | group, ResNet only
     c.model.drop_path = 0.1  # of the last block, linear from 0; ViT only
     c.model.dtype = "float32"  # float32 | bfloat16: of activations; parameters and losses float32
 
@@ -107,7 +109,7 @@ def base(method: str = "dino_negatives", preset: str = "paper") -> ConfigDict:
     c.score.block = 4096  # bank rows compared at once
 
     module = method_module(method)
-    presets = getattr(module, "PRESETS", {"paper": {}})
+    presets = {"paper": {}, **getattr(module, "PRESETS", {})}
     if preset not in presets:
         raise ValueError(
             f"preset {preset!r} of {method}: it has {', '.join(presets)}"
@@ -165,8 +167,9 @@ def load(argv: list[str]) -> ConfigDict:
     config = _recipe(paths[0])
     given = overrides.split(argv)
     for name in [text for key, text in given if key == "method.name"]:
-        config = _with_method(config, name)
-    texts: dict[str, list[str]] = {}
+        config = _with_method(config, str(name))
+    known = flat(config)
+    texts: dict[str, list[str | bool]] = {}
     for key, text in given:
         if key == "method.preset":
             raise ValueError(
@@ -174,9 +177,8 @@ def load(argv: list[str]) -> ConfigDict:
                 " --config=configs/dino_negatives.py:rot_imgn,cifar10,official"
             )
         if key != "method.name":
-            _check_key(config, key)
+            overrides.check_key(key, known)
             texts.setdefault(key, []).append(text)
-    known = flat(config)
     for key, values in texts.items():
         _set(config, key, overrides.parse(key, values, known[key]))
     config.lock()
@@ -229,17 +231,6 @@ def _with_method(config: ConfigDict, name: str) -> ConfigDict:
             chosen = key in own and own[key] != before.get(key)
             _set(config, key, own[key] if chosen else value)
     return config
-
-
-def _check_key(config: ConfigDict, key: str) -> None:
-    known = flat(config)
-    if key in known:
-        return
-    close = difflib.get_close_matches(key, known, 1, 0.5)
-    same_leaf = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
-    guess = (same_leaf or close or [""])[0]
-    hint = f"Did you mean --config.{guess}?" if guess else f"Keys: {', '.join(known)}"
-    raise ValueError(f"unknown config key {key!r}. {hint}")
 
 
 def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:

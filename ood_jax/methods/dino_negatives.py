@@ -241,20 +241,22 @@ def _monitors(probs: Array, student_logits: Array, centre: Array, m: ConfigDict)
 
 def _warn(metrics: dict[str, float], outputs: int) -> list[str]:
     most = math.log(outputs)
-    if metrics["student_information"] > 0.01 * most:
-        return []
+    found = (
+        f"(student entropy {metrics['student_entropy']:.3f} of ln K = {most:.3f}, information"
+        f" {metrics['student_information']:.4f})"
+    )
     if metrics["student_entropy"] > 0.99 * most:
         return [
-            "the student is collapsing: every view gets the uniform distribution"
-            f" (entropy {metrics['student_entropy']:.3f} of ln K = {most:.3f}); lower"
-            " method.negative_weight or let it rise over method.negative_warmup_epochs, or lower"
+            f"the student is collapsing to the uniform distribution {found}: lower"
+            " method.negative_weight, let it rise over method.negative_warmup_epochs, or lower"
             " method.teacher_temperature"
         ]
-    return [
-        "the student is collapsing: every view gets the same soft classes (entropy"
-        f" {metrics['student_entropy']:.3f} of ln K = {most:.3f}); lower optim.lr, raise"
-        " method.teacher_momentum or method.teacher_temperature"
-    ]
+    if metrics["student_information"] < 0.002 * most:
+        return [
+            f"the student is collapsing, it says the same of every view {found}: lower optim.lr,"
+            " or raise method.teacher_momentum or method.teacher_temperature"
+        ]
+    return []
 
 
 def _check(config: ConfigDict) -> None:

@@ -32,7 +32,7 @@ def build(config: ConfigDict) -> Net:
     """
     if config.model.dtype not in DTYPES:
         raise ValueError(f"model.dtype {config.model.dtype!r}: use {' or '.join(DTYPES)}")
-    for key in ("width", "depth", "heads", "patch", "image_size"):
+    for key in ("width", "depth", "heads", "patch", "stride", "image_size"):
         if config.model[key] < 1:
             raise ValueError(f"model.{key} = {config.model[key]}: use 1 or more")
     module = import_part(config.model.name, "ood_jax.models", ("trunk",))

@@ -1,4 +1,8 @@
-"""ResNet with basic blocks and the CIFAR stem (He et al. 2016), global BatchNorm."""
+"""ResNet with basic blocks and the CIFAR stem (He et al. 2016).
+
+BatchNorm is over the global batch. GroupNorm is for self-distillation: a teacher in evaluation mode then needs no statistics, which
+would lag behind its own slow parameters.
+"""
 
 from functools import partial
 
@@ -8,6 +12,8 @@ from ml_collections import ConfigDict
 
 from ood_jax.types import Array
 
+NORMS = ("batch", "group")
+GROUPS = 8
 BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
@@ -21,7 +27,12 @@ def trunk(model: ConfigDict) -> nn.Module:
         raise ValueError(f"model.depth {model.depth} of a resnet: use {', '.join(map(str, BLOCKS))}")
     if model.width < 1:
         raise ValueError(f"model.width {model.width}: use 1 or more (64 is standard)")
-    return ResNet(BLOCKS[model.depth], model.width, jnp.dtype(model.dtype))
+    if model.norm not in NORMS:
+        raise ValueError(f"model.norm {model.norm!r}: use {' or '.join(NORMS)}")
+    if model.norm == "group" and model.width % GROUPS:
+        raise ValueError(f"model.width {model.width}: GroupNorm needs a multiple of {GROUPS}")
+    dtype = jnp.dtype(model.dtype)
+    return ResNet(BLOCKS[model.depth], model.width, model.stride, model.norm, dtype)
 
 
 class ResNet(nn.Module):
@@ -29,17 +40,20 @@ class ResNet(nn.Module):
 
     blocks: tuple[int, ...]
     width: int
+    stride: int
+    norm: str
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
-        x = _conv(self.width, 3, 1, self.dtype, "conv_1")(images.astype(self.dtype))
-        x = nn.relu(_batch_norm(train, self.dtype)(name="norm_1")(x))
+        x = _conv(self.width, 3, self.stride, self.dtype, "conv_1")(images.astype(self.dtype))
+        x = nn.relu(_norm(self.norm, train, self.dtype)(name="norm_1")(x))
         for stage, count in enumerate(self.blocks):
             for i in range(count):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f"stage_{stage + 1}_block_{i}"
-                x = BasicBlock(self.width * 2**stage, stride, self.dtype, name=name)(x, train)
+                channels = self.width * 2**stage
+                x = BasicBlock(channels, stride, self.norm, self.dtype, name=name)(x, train)
         return x.astype(jnp.float32).mean((1, 2))
 
 
@@ -48,11 +62,12 @@ class BasicBlock(nn.Module):
 
     channels: int
     stride: int
+    norm: str
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        norm = _batch_norm(train, self.dtype)
+        norm = _norm(self.norm, train, self.dtype)
         y = _conv(self.channels, 3, self.stride, self.dtype, "conv_1")(x)
         y = nn.relu(norm(name="norm_1")(y))
         y = norm(name="norm_2")(_conv(self.channels, 3, 1, self.dtype, "conv_2")(y))
@@ -76,7 +91,9 @@ def _conv(channels: int, kernel: int, stride: int, dtype: jnp.dtype, name: str) 
     )
 
 
-def _batch_norm(train: bool, dtype: jnp.dtype) -> partial:
+def _norm(kind: str, train: bool, dtype: jnp.dtype) -> partial:
+    if kind == "group":
+        return partial(nn.GroupNorm, num_groups=GROUPS, epsilon=1e-5, dtype=dtype)
     # Flax's momentum .9 is PyTorch's .1.
     return partial(
         nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype

@@ -14,34 +14,11 @@ from jax import lax
 
 from ood_jax.types import Array
 from ood_jax.views import ops
+from ood_jax.views.specs import View, check_views
 
 CANDIDATES = 10  # boxes tried before the central one, as torchvision
 JITTER = (ops.adjust_brightness, ops.adjust_contrast, ops.adjust_saturation, ops.adjust_hue)
-ORDERS = ("view", "example")
 Shift = Callable[[Array, Array], Array]
-
-
-class View(NamedTuple):
-    """One random view, in this order: crop, shift, flip, jitter, grey, blur, solarize.
-
-    size: px. scale: share of the image's area, (min, max). ratio: width / height of the box.
-    flip, *_probability: in [0, 1]. jitter: strengths of brightness, contrast, saturation (factors
-    1 ± strength, at least 0) and hue (turns, ± strength <= 0.5). blur_radius: sigma in px of the
-    view, (min, max). jitter_order: "view" draws one order of the four a view and step, "example"
-    one for each image (the papers' way; slower).
-    """
-
-    size: int
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
-    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    jitter_probability: float = 0.0
-    grey_probability: float = 0.0
-    blur_probability: float = 0.0
-    blur_radius: tuple[float, float] = (0.1, 2.0)
-    solarize_probability: float = 0.0
-    jitter_order: str = "view"
 
 
 _NUMBERS = tuple(k for k in View._fields if k not in ("size", "jitter_order"))  # may be traced
@@ -82,11 +59,7 @@ def multi_view(
     Raises:
       ValueError: see `check_views`; or the views differ in size or jitter_order.
     """
-    check_views(views)
-    for field in ("size", "jitter_order"):
-        found = sorted({getattr(view, field) for view in views})
-        if len(found) > 1:
-            raise ValueError(f"views of one group have {field} {found}: call once for each")
+    _check_group(views)
     order_key, example_key = jax.random.split(key)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(example_key, index)
     pixels = images.astype(jnp.float32) / 255.0
@@ -100,6 +73,14 @@ def multi_view(
         return ops.normalise(out, mean, std)
 
     return jnp.moveaxis(lax.map(one_view, (numbers, specs)), 0, 1)
+
+
+def _check_group(views: tuple[View, ...]) -> None:
+    check_views(views)
+    for field in ("size", "jitter_order"):
+        found = sorted({getattr(view, field) for view in views})
+        if len(found) > 1:
+            raise ValueError(f"views of one group have {field} {found}: call once for each")
 
 
 def _view(
@@ -256,43 +237,3 @@ def dino_views(
     local = first._replace(size=local_size, scale=local_scale, blur_probability=0.5 * blur)
     check_views((first, second, local))
     return (first, second), (local,) * local_count
-
-
-def check_views(views: Sequence[View]) -> None:
-    """Refuses views that make no sense.
-
-    Raises:
-      ValueError: no views, size < 1, scale or ratio not ascending or out of range, a probability
-        outside [0, 1], negative jitter or hue above 0.5, a negative blur radius, an unknown order.
-    """
-    if not views:
-        raise ValueError("no views: give at least one")
-    for view in views:
-        for name, valid, rule in _rules(view):
-            if not valid:
-                raise ValueError(f"view {name} = {getattr(view, name)!r}: must be {rule}")
-
-
-def _rules(view: View) -> list[tuple[str, bool, str]]:
-    probabilities = (
-        "flip",
-        "jitter_probability",
-        "grey_probability",
-        "blur_probability",
-        "solarize_probability",
-    )
-    low, high = view.blur_radius
-    jitter = view.jitter
-    return [
-        ("size", view.size >= 1, "at least 1 px"),
-        ("scale", 0 < view.scale[0] <= view.scale[1] <= 1, "(min, max) with 0 < min <= max <= 1"),
-        ("ratio", 0 < view.ratio[0] <= view.ratio[1], "(min, max) with 0 < min <= max"),
-        *((p, 0 <= getattr(view, p) <= 1, "a probability from 0 to 1") for p in probabilities),
-        (
-            "jitter",
-            len(jitter) == 4 and min(jitter) >= 0 and jitter[3] <= 0.5,
-            "4 strengths >= 0, the last (hue) at most 0.5",
-        ),
-        ("blur_radius", 0 <= low <= high, "(min, max) with 0 <= min <= max"),
-        ("jitter_order", view.jitter_order in ORDERS, " or ".join(ORDERS)),
-    ]
