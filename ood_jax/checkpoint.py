@@ -3,6 +3,7 @@
 Nothing here executes what it reads: arrays and JSON only.
 """
 
+import json
 import logging
 from typing import Any, NamedTuple
 
@@ -123,7 +124,12 @@ def restore_for_scoring(workdir: str, step: int | None = None) -> Restored:
     if not _folder(workdir).is_dir():
         raise ValueError(f"no checkpoint in {workdir}: train first, or name another --workdir")
     manager = ocp.CheckpointManager(
-        _folder(workdir), options=ocp.CheckpointManagerOptions(read_only=True)
+        _folder(workdir),
+        options=ocp.CheckpointManagerOptions(read_only=True),
+        item_handlers={
+            "state": ocp.PyTreeCheckpointHandler(),
+            "config": ocp.JsonCheckpointHandler(),
+        },
     )
     steps = sorted(manager.all_steps())
     if not steps:
@@ -151,14 +157,10 @@ def _folder(workdir: str) -> epath.Path:
 
 
 def _plain(config: ConfigDict) -> dict[str, Any]:
-    import json
-
     return json.loads(to_json(config))
 
 
 def _read_config(manager: ocp.CheckpointManager, step: int | None) -> ConfigDict:
-    import json
-
     read = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))
     return from_json(json.dumps(read["config"]))
 

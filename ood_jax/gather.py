@@ -2,16 +2,16 @@
 
 import json
 import math
-import os
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ood_jax.runs import Run, results
+from ood_jax.atomic import replaced
+from ood_jax.runs import Run, finished
 
-DEVIATION = "sample standard deviation over seeds, divided by n - 1"
+DEVIATION = "sample standard deviation over seeds (divisor n - 1)"
 PARTS = ("in_distribution", "sets", "near", "far")
 Rows = list[tuple[str, ...]]
 
@@ -28,7 +28,7 @@ def gather(runs: Sequence[Run]) -> dict[str, Any]:
     variants: dict[str, dict[str, Any]] = {}
     by_variant: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     for run in runs:
-        found = results(run)
+        found = finished(run)
         listed.append(
             {
                 "variant": run.variant,
@@ -53,7 +53,7 @@ def _merge(trees: list[tuple[int, Any]]) -> dict[str, Any]:
     for key in dict.fromkeys(key for _, tree in trees for key in tree):
         inner = [(seed, tree[key]) for seed, tree in trees if key in tree]
         branches = [(seed, value) for seed, value in inner if isinstance(value, dict)]
-        numbers = {str(seed): float(value) for seed, value in inner if _is_number(value)}
+        numbers = {str(seed): value for seed, value in inner if _is_number(value)}
         if branches:
             merged[key] = _merge(branches)
         elif numbers:
@@ -72,7 +72,7 @@ def _statistics(values: dict[str, float]) -> dict[str, Any]:
 
 
 def auroc_rows(gathered: dict[str, Any]) -> Rows:
-    """(variant, OOD set, scorer, AUROC, n), in the results' order, means last."""
+    """(variant, OOD set, scorer, AUROC in %, n), in the results' order, means last."""
     rows: Rows = []
     for variant, parts in gathered["variants"].items():
         sets = dict(parts.get("sets", {}))
@@ -81,16 +81,17 @@ def auroc_rows(gathered: dict[str, Any]) -> Rows:
             for scorer, metrics in scorers.items():
                 if "auroc" in metrics:
                     stat = metrics["auroc"]
-                    rows.append((variant, name, scorer, shown(stat), str(stat["n"])))
+                    rows.append((variant, name, scorer, percent(stat), str(stat["n"])))
     return rows
 
 
 def in_distribution_rows(gathered: dict[str, Any]) -> Rows:
-    """(variant, measure, value, n): kNN accuracy, sensitivity, occupied soft-classes, ..."""
+    """(variant, measure, value, n): kNN accuracy, sensitivity, occupied soft-classes; no counts."""
     return [
-        (variant, name, shown(stat), str(stat["n"]))
+        (variant, name, _measure(stat), str(stat["n"]))
         for variant, parts in gathered["variants"].items()
         for name, stat in _leaves(parts.get("in_distribution", {}))
+        if any(isinstance(value, float) for value in stat["values"].values())
     ]
 
 
@@ -102,14 +103,20 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[
             yield from _leaves(value, f"{prefix}{key}.")
 
 
-def shown(stat: dict[str, Any]) -> str:
-    """`0.925 ± 0.003`; one seed has no deviation."""
-    mean = f"{stat['mean']:.4g}" if abs(stat["mean"]) >= 10 else f"{stat['mean']:.3f}"
-    return mean if stat["std"] is None else f"{mean} ± {stat['std']:.3f}"
+def percent(stat: dict[str, Any]) -> str:
+    """A fraction as `92.51 ± 0.32`; one seed has no deviation."""
+    mean = f"{100 * stat['mean']:.2f}"
+    return mean if stat["std"] is None else f"{mean} ± {100 * stat['std']:.2f}"
+
+
+def _measure(stat: dict[str, Any]) -> str:
+    if 0 <= stat["mean"] <= 1:
+        return f"{percent(stat)} %"
+    return f"{stat['mean']:.4g}" + (f" ± {stat['std']:.2g}" if stat["std"] is not None else "")
 
 
 HEADERS = (
-    ("OOD detection", ("variant", "OOD set", "scorer", "AUROC", "n"), auroc_rows),
+    ("OOD detection", ("variant", "OOD set", "scorer", "AUROC, %", "n"), auroc_rows),
     ("In distribution", ("variant", "measure", "value", "n"), in_distribution_rows),
 )
 
@@ -137,7 +144,9 @@ def show(gathered: dict[str, Any]) -> None:
     for title, header, rows in HEADERS:
         table = Table(title=title, caption=f"± {gathered['deviation']}")
         for name in header:
-            table.add_column(name, justify="right" if name in ("AUROC", "value", "n") else "left")
+            table.add_column(
+                name, justify="right" if name in ("AUROC, %", "value", "n") else "left"
+            )
         for row in rows(gathered):
             table.add_row(*map(Text, row))
         if table.row_count:
@@ -145,14 +154,15 @@ def show(gathered: dict[str, Any]) -> None:
 
 
 def write(gathered: dict[str, Any], root: str | Path) -> None:
-    """ROOT/sweep.json and ROOT/sweep.md; a kill leaves the old files or the new."""
-    folder = Path(root)
-    folder.mkdir(parents=True, exist_ok=True)
+    """ROOT/sweep.json and ROOT/sweep.md; a kill leaves the old files or the new.
+
+    Raises:
+      ValueError: they cannot be written there.
+    """
     texts = {
         "sweep.json": json.dumps(gathered, indent=1, allow_nan=False) + "\n",
         "sweep.md": markdown(gathered),
     }
     for name, text in texts.items():
-        fresh = folder / f"{name}.tmp"
-        fresh.write_text(text, encoding="utf-8")
-        os.replace(fresh, folder / name)
+        with replaced(Path(root) / name) as fresh:
+            fresh.write_text(text, encoding="utf-8")

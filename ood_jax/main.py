@@ -9,6 +9,8 @@ on Cloud TPU, Slurm and Kubernetes --distributed alone finds these out.
 import argparse
 import sys
 
+from ml_collections import ConfigDict
+
 from ood_jax import cpu
 
 
@@ -20,7 +22,9 @@ def main(argv: list[str]) -> int:
     try:
         strangers = [a for a in rest if not a.lstrip("-").startswith(("config", "noconfig"))]
         if strangers:
-            raise ValueError(f"unknown argument {strangers[0]!r}; config keys are --config.KEY=VALUE")
+            raise ValueError(
+                f"unknown argument {strangers[0]!r}; config keys are --config.KEY=VALUE"
+            )
         config = load(rest)
         return _run(config, arguments)
     except ValueError as error:
@@ -28,7 +32,7 @@ def main(argv: list[str]) -> int:
         return 2
 
 
-def _run(config, arguments: argparse.Namespace) -> int:
+def _run(config: ConfigDict, arguments: argparse.Namespace) -> int:
     import jax
 
     _initialise(arguments)
@@ -38,8 +42,10 @@ def _run(config, arguments: argparse.Namespace) -> int:
     run = prepare(config)
     workdir = arguments.workdir or f"runs/{config.name or config.method.name}"
     score.check_sources(run.config)
-    _say(f"{config.name or config.method.name}: {run.config.train.steps:,} steps on"
-         f" {run.mesh.size} {jax.devices()[0].platform} device(s), in {workdir}")
+    _say(
+        f"{config.name or config.method.name}: {run.config.train.steps:,} steps on"
+        f" {run.mesh.size} {jax.devices()[0].platform} device(s), in {workdir}"
+    )
     try:
         loop.train(run, workdir)
     except loop.Diverged as error:
@@ -48,7 +54,7 @@ def _run(config, arguments: argparse.Namespace) -> int:
     except loop.Interrupted as stop:
         print(str(stop), file=sys.stderr)
         return stop.code
-    score.score_run(workdir)
+    score.score_run(workdir, config=run.config)
     return 0
 
 

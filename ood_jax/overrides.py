@@ -1,6 +1,7 @@
 """`--config.key=text` as a value of the type that the key has."""
 
 import ast
+import difflib
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -8,20 +9,36 @@ from typing import Any
 PATTERN = r"--?(no)?config\."
 
 
-def split(argv: Iterable[str]) -> list[tuple[str, str]]:
+def split(argv: Iterable[str]) -> list[tuple[str, str | bool]]:
     """The overrides among command-line arguments, in order: (key, text).
 
-    `--config.key` alone means true and `--noconfig.key` false.
+    `--config.key` alone is True and `--noconfig.key` False.
     """
-    out = []
+    out: list[tuple[str, str | bool]] = []
     for argument in argv:
         if found := re.match(PATTERN, argument):
             key, equals, text = argument[found.end() :].partition("=")
-            out.append((key, text if equals else "false" if found[1] else "true"))
+            out.append((key, text if equals else not found[1]))
     return out
 
 
-def parse(key: str, texts: list[str], default: Any) -> Any:
+def check_key(key: str, known: Iterable[str]) -> None:
+    """Refuses a key that is not among those known.
+
+    Raises:
+      ValueError: naming the nearest one.
+    """
+    known = list(known)
+    if key in known:
+        return
+    same_leaf = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
+    close = difflib.get_close_matches(key, same_leaf or known, 1, 0.0 if same_leaf else 0.5)
+    guess = close[0] if close else ""
+    hint = f"Did you mean --config.{guess}?" if guess else f"Keys: {', '.join(known)}"
+    raise ValueError(f"unknown config key {key!r}. {hint}")
+
+
+def parse(key: str, texts: list[str | bool], default: Any) -> Any:
     """What the flags of one key mean together; `default` has the type that is needed.
 
     The last flag wins, but tuples add up: `--config.score.near=a=x --config.score.near=b=y` is
@@ -30,12 +47,21 @@ def parse(key: str, texts: list[str], default: Any) -> Any:
     Raises:
       ValueError: a text that is not of that type.
     """
-    try:
-        if isinstance(default, tuple):
-            return tuple(value for text in texts for value in _elements(text, default))
-        return _scalar(texts[-1], default)
-    except ValueError as error:
-        raise ValueError(f"--config.{key}={texts[-1]}: {error}, such as {default!r}") from None
+    values: list[Any] = []
+    for text in texts:
+        if isinstance(text, bool):
+            if not isinstance(default, bool):
+                raise ValueError(f"--config.{key} has no value: write --config.{key}={default!r}")
+            text = str(text)
+        try:
+            values.append(_elements(text, default) if _many(default) else _scalar(text, default))
+        except ValueError as error:
+            raise ValueError(f"--config.{key}={text}: {error}, such as {default!r}") from None
+    return sum(values, ()) if _many(default) else values[-1]
+
+
+def _many(default: Any) -> bool:
+    return isinstance(default, tuple)
 
 
 def _scalar(text: str, like: Any) -> Any:
@@ -59,9 +85,8 @@ def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError):
-        # "nan", "inf" and "1e-4" are numbers too, of which Python's literals know the last alone.
         try:
-            return float(text)
+            return float(text)  # inf
         except ValueError:
             return _NOT_ONE
 
@@ -73,7 +98,7 @@ def _checked(value: Any, like: Any) -> Any:
             return float(value)
         raise ValueError("a number is needed")
     if isinstance(like, int):
-        if number and value == value // 1:  # 1e3 is a whole number
+        if number and float(value).is_integer():  # 1e3 is a whole number
             return int(value)
         raise ValueError("a whole number is needed")
     if isinstance(value, type(like)):
@@ -101,11 +126,13 @@ def _quoted(piece: str) -> bool:
 
 
 def _divide(text: str) -> list[str]:
-    """At the commas outside brackets."""
-    pieces, depth = [""], 0
+    """At the commas outside brackets and quotes."""
+    pieces, depth, quote = [""], 0, ""
     for letter in text:
+        if quote or letter in "'\"":
+            quote = "" if letter == quote else quote or letter
         depth += (letter in "([{") - (letter in ")]}")
-        if letter == "," and depth == 0:
+        if letter == "," and depth == 0 and not quote:
             pieces.append("")
         else:
             pieces[-1] += letter

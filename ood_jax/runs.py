@@ -3,17 +3,16 @@
 import hashlib
 import itertools
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ood_jax import config as configs
+from ood_jax.results import read_results
 
-SCHEMA = 1  # of results.json
-# "" and 0 ask the run itself to fill these in.
-_FILLED_IN = ("name", "train.steps", "train.steps_per_epoch")
+# A run works these out from one another and the size of its train set; a name changes no number.
+_WORKED_OUT = ("name", "train.epochs", "train.steps", "train.steps_per_epoch")
 
 
 class Run(NamedTuple):
@@ -105,16 +104,23 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
-def results(run: Run) -> dict[str, Any] | None:
+def finished(run: Run) -> dict[str, Any] | None:
     """What WORKDIR/results.json says, if it is of this very config trained to its end; or None."""
     try:
-        found = json.loads((run.workdir / "results.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return None
-    if found.get("schema") != SCHEMA:
+        found = read_results(run.workdir / "results.json")
+    except ValueError:
         return None
     used = configs.flat(configs.from_json(json.dumps(found["config"])))
-    for key, value in run.config.items():
-        if used.get(key) != value and not (key in _FILLED_IN and not value):
-            return None
-    return found if found["step"] >= (used.get("train.steps") or math.inf) else None
+    same = all(
+        used.get(key) == value for key, value in run.config.items() if key not in _WORKED_OUT
+    )
+    steps = used["train.steps"]
+    return found if same and _steps(run.config, used) == steps <= found["step"] else None
+
+
+def _steps(asked: dict[str, Any], used: dict[str, Any]) -> int:
+    """How many steps `asked` means where an epoch is as long as in `used`; 0 = it is not."""
+    epoch = used["train.steps_per_epoch"]
+    if asked["train.steps_per_epoch"] not in (0, epoch):
+        return 0
+    return asked["train.steps"] or round(asked["train.epochs"] * epoch)

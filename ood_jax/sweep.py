@@ -23,8 +23,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ood_jax.atomic import replaced
 from ood_jax.gather import gather, show, write
-from ood_jax.runs import Run, expand, results
+from ood_jax.runs import Run, expand, finished
 
 __all__ = ["Run", "command", "expand", "gather", "launch", "main"]
 
@@ -150,6 +151,17 @@ def _runs(argv: Sequence[str]) -> tuple[argparse.Namespace, list[Run]]:
     return options, expand(options.config, overrides, seeds, dict(parsed), options.workdir)
 
 
+def _unwritable(root: str) -> str:
+    """Why the table cannot be written in `root`, asked before the hours of runs; "" = it can."""
+    try:
+        with replaced(Path(root) / ".writable") as fresh:
+            fresh.touch()
+        (Path(root) / ".writable").unlink()
+    except ValueError as error:
+        return f"--workdir={root}: {error}"
+    return ""
+
+
 def main(argv: Sequence[str]) -> int:
     """The command line; returns the exit code: 1 = a run failed, 2 = the command makes no sense."""
     try:
@@ -157,12 +169,15 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    missing = [run for run in runs if results(run) is None]
+    missing = [run for run in runs if finished(run) is None]
     _say(f"{len(runs)} runs, {len(runs) - len(missing)} finished already")
     if options.list:
         for run in missing:
             print(shlex.join(command(run, "python")))
         return 0
+    if reason := _unwritable(options.workdir):
+        print(reason, file=sys.stderr)
+        return 2
     failed, stopped = launch(missing, options.jobs)
     gathered = gather(runs)
     write(gathered, options.workdir)
@@ -172,7 +187,7 @@ def main(argv: Sequence[str]) -> int:
     for run in failed:
         _say(f"failed: {run.workdir}; the same command tries again")
     for run in [] if stopped else runs:
-        if run not in failed and results(run) is None:
+        if run not in failed and finished(run) is None:
             _say(f"ended without results of its config: {run.workdir}")
     return 128 + stopped if stopped else int(done < len(runs))
 

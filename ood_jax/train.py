@@ -56,9 +56,7 @@ def prepare(config: ConfigDict) -> Run:
             " the whole batch at once; use 1"
         )
     optimisers = tuple(optim.build(config, update.trains) for update in method.updates)
-    return Run(
-        config, mesh, train, auxiliary, net, method, optimisers, optim.schedules(config)
-    )
+    return Run(config, mesh, train, auxiliary, net, method, optimisers, optim.schedules(config))
 
 
 def resolved(config: ConfigDict, images: int) -> ConfigDict:

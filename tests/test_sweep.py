@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ood_jax import sweep
-from ood_jax.runs import expand, results
+from ood_jax.runs import expand, finished
 from ood_jax.sweep import gather, launch, main, parse_setting
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,14 +26,18 @@ config = json.loads(configs.to_json(configs.load(argv)))
 print("ran", config["seed"])
 if config["seed"] == 13:
     sys.exit("unlucky")
-config["train"] |= {"steps": config["train"]["steps"] or 70, "steps_per_epoch": 7}
+train = config["train"]
+train["steps_per_epoch"] = train["steps_per_epoch"] or 7
+train["steps"] = train["steps"] or round(train["epochs"] * train["steps_per_epoch"])
+train["epochs"] = train["steps"] / train["steps_per_epoch"]
 config["name"] = config["name"] or "a name"
 auroc = config["seed"] / 10 + config["optim"]["lr"]
 workdir = pathlib.Path(argv[-1].split("=", 1)[1])
 workdir.mkdir(parents=True, exist_ok=True)
 scores = {"exp_cosine": {"auroc": auroc, "n_in": 5}, "pixels": {"auroc": 0.5, "n_in": 5}}
 out = {"schema": 1, "name": config["name"], "step": config["train"]["steps"], "config": config,
-       "in_distribution": {"knn_accuracy": 0.5, "sensitivity": {"exp_cosine": auroc}, "none": None},
+       "in_distribution": {"knn_accuracy": 0.5, "n_train": 1, "none": None,
+                           "sensitivity": {"exp_cosine": auroc}},
        "sets": {"svhn": scores, "dtd": scores}, "near": {}, "far": scores}
 (workdir / "results.json").write_text(json.dumps(out))
 """
@@ -177,7 +181,7 @@ def test_runs_skips_reports_and_gathers(recipe, tmp_path, capfd):
     captured = capfd.readouterr()
     assert "4 of 6 runs finished" in captured.err and captured.err.count("failed, exit code 1") == 2
     assert "unlucky" in (root / "tiny,optim.lr=0.1" / "seed13" / "log.txt").read_text()
-    assert "0.300 ± 0.141" in captured.out  # lr 0.2, seeds 0 and 2
+    assert "30.00 ± 14.14" in captured.out  # lr 0.2, seeds 0 and 2
 
     assert main([*flags, "--seeds=0,1,2"]) == 0
     captured = capfd.readouterr()
@@ -190,10 +194,18 @@ def test_runs_skips_reports_and_gathers(recipe, tmp_path, capfd):
     assert stat["mean"] == pytest.approx(0.3)
     assert stat["std"] == pytest.approx(statistics.stdev([0.2, 0.3, 0.4]))
     text = (root / "sweep.md").read_text()
-    row = "| tiny optim.lr=0.2 | {} | exp_cosine | 0.300 ± 0.100 | 3 |"
+    row = "| tiny optim.lr=0.2 | {} | exp_cosine | 30.00 ± 10.00 | 3 |"
     assert row.format("svhn") in text and row.format("mean of far") in text
-    assert "| tiny optim.lr=0.1 | sensitivity.exp_cosine | 0.200 ± 0.100 | 3 |" in text
+    assert "| tiny optim.lr=0.1 | sensitivity.exp_cosine | 20.00 ± 10.00 % | 3 |" in text
     assert "n - 1" in text and "mean of near" not in text and "none" not in text
+    assert "n_train" not in text
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_any_run(recipe, tmp_path, capfd):
+    (tmp_path / "file").write_text("")
+    assert main([f"--config={recipe}", f"--workdir={tmp_path / 'file' / 'w'}"]) == 2
+    captured = capfd.readouterr()
+    assert "cannot be written" in captured.err and "ran" not in captured.out
 
 
 def test_one_seed_has_no_deviation(recipe, tmp_path):
@@ -204,19 +216,27 @@ def test_one_seed_has_no_deviation(recipe, tmp_path):
 
 
 def test_results_count_only_for_their_config_and_at_the_end(recipe, tmp_path):
-    (run,) = expand([recipe], [], [1], {}, tmp_path)
-    assert results(run) is None
+    (run,) = expand([recipe], ["--config.train.epochs=9.9"], [1], {}, tmp_path)
+    assert finished(run) is None
     launch([run])
-    found = results(run)
-    assert found is not None and found["step"] == 70
-    (other,) = expand([recipe], ["--config.head.hidden=4"], [1], {}, tmp_path)
-    assert other.workdir == run.workdir and results(other) is None
+    found = finished(run)
+    assert found is not None and found["step"] == 69
+    for flags, same in (
+        (["--config.head.hidden=4"], False),
+        (["--config.train.epochs=11"], False),
+        (["--config.train.steps=68"], False),
+        (["--config.train.steps=69"], True),
+        (["--config.train.epochs=9.9", "--config.train.steps_per_epoch=7"], True),
+        (["--config.train.steps=69", "--config.train.steps_per_epoch=8"], False),
+    ):
+        (other,) = expand([recipe], flags, [1], {}, tmp_path)
+        assert other.workdir == run.workdir and (finished(other) is not None) == same, flags
     path = run.workdir / "results.json"
-    for broken in ({**found, "step": 69}, {**found, "schema": 2}):
+    for broken in ({**found, "step": 68}, {**found, "schema": 2}):
         path.write_text(json.dumps(broken))
-        assert results(run) is None
+        assert finished(run) is None
     path.write_text(json.dumps(found)[:-9])
-    assert results(run) is None
+    assert finished(run) is None
 
 
 def test_a_signal_reaches_the_run_and_no_other_begins(recipe, tmp_path):

@@ -87,9 +87,7 @@ def build(config: ConfigDict, net: Net) -> Method:
         m.negative_weight, round(m.negative_warmup_epochs * train.steps_per_epoch)
     )
 
-    def loss(
-        params: PyTree, state: TrainState, batch: Batch, key: Array
-    ) -> tuple[Array, Aux]:
+    def loss(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Aux]:
         student, stats = _forward(net, params, state.stats, batch, key)
         assert state.teacher is not None
         positive_global = batch["positive_global"]
@@ -204,9 +202,7 @@ def _views(config: ConfigDict) -> Any:
         keys = jax.random.split(key, 2 + 2 * len(SOURCES))
         images, index = host["image"], host["index"]
         batch = crops("positive_global", images, index, keys[0], two_global, None)
-        batch |= crops(
-            "positive_local", images, index, keys[1], local[: m.positive_local], None
-        )
+        batch |= crops("positive_local", images, index, keys[1], local[: m.positive_local], None)
         for i, source in enumerate(m.negatives):
             move = shift(m[f"shift_{source}"])
             if source == "auxiliary":

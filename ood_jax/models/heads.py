@@ -59,7 +59,9 @@ class DinoHead(nn.Module):
             if not last:
                 x = nn.gelu(x, approximate=False)
         projections = l2_normalise(x.astype(jnp.float32))
-        logits = WeightNormDense(self.outputs, self.train_gain, self.dtype, name="last")(projections)
+        logits = WeightNormDense(self.outputs, self.train_gain, self.dtype, name="last")(
+            projections
+        )
         return projections, logits
 
 

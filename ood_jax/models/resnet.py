@@ -24,7 +24,9 @@ def trunk(model: ConfigDict) -> nn.Module:
       ValueError: a depth without a recipe, or a width below 1.
     """
     if model.depth not in BLOCKS:
-        raise ValueError(f"model.depth {model.depth} of a resnet: use {', '.join(map(str, BLOCKS))}")
+        raise ValueError(
+            f"model.depth {model.depth} of a resnet: use {', '.join(map(str, BLOCKS))}"
+        )
     if model.width < 1:
         raise ValueError(f"model.width {model.width}: use 1 or more (64 is standard)")
     if model.norm not in NORMS:

@@ -59,11 +59,7 @@ DINO: list[Rule] = [
     *_dense(r"(?:backbone\.)?blocks\.(\d+)\.mlp\.fc([12])", r"trunk/block_\1/mlp_\2"),
     *_norm(r"(?:backbone\.)?norm", "trunk/norm"),
     # nn.Sequential counts the activations between the linear layers.
-    *[
-        rule
-        for i in range(8)
-        for rule in _dense(rf"(?:head\.)?mlp\.{2 * i}", f"head/mlp_{i}")
-    ],
+    *[rule for i in range(8) for rule in _dense(rf"(?:head\.)?mlp\.{2 * i}", f"head/mlp_{i}")],
     Rule(
         r"(?:head\.)?last_layer\.weight_g",
         "head/last/gain",

@@ -1,0 +1,211 @@
+"""Features of whole sets: one jitted forward over the mesh a batch, gathered on every host.
+
+Works the same in one process or many: each reads its own rows, and all end with all features.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ood_jax import sharding
+from ood_jax.data.pipeline import eval_batches
+from ood_jax.data.source import Source
+from ood_jax.progress import Progress
+from ood_jax.types import Array, Features, Net, Outputs, PyTree
+from ood_jax.views.crops import evaluation_view
+
+FIELDS = ("features", "projections", "logits")
+
+
+class Extracted(NamedTuple):
+    """Features of the images of a source that could be read.
+
+    features: NumPy, in the source's order. rows: int32 [N], the source's numbers of these images.
+    skipped: how many images could not be read.
+    """
+
+    features: Features
+    rows: np.ndarray
+    skipped: int
+
+
+def extract(
+    net: Net,
+    params: PyTree,
+    stats: PyTree,
+    source: Source,
+    *,
+    config: ConfigDict,
+    mesh: Mesh,
+    fields: tuple[str, ...] = ("features",),
+    label: str = "features",
+) -> Extracted:
+    """What `net` says about every image of `source`, in evaluation mode.
+
+    Args:
+      params, stats: of `net`. config: data and model say what an image is made to look like;
+        score.batch, images a forward, is rounded up to a multiple of the mesh. fields: of Features.
+      label: what the progress line calls this.
+
+    Raises:
+      ValueError: an empty source, a field that the network does not have, no image can be read.
+    """
+    step = partial(_fields, fields=fields, **_static(net, config, mesh))
+    parts: list[dict[str, np.ndarray]] = []
+    for batch in _over(step, params, stats, source, config, mesh, label):
+        valid = batch.pop("valid")
+        parts.append({name: value[valid] for name, value in batch.items()})
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    rows = joined.pop("rows")
+    held: dict[str, Any] = joined | {"labels": source.labels_of(rows)}
+    return Extracted(Features(**held), rows, len(source) - len(rows))
+
+
+def mean_probability(
+    net: Net,
+    params: PyTree,
+    stats: PyTree,
+    source: Source,
+    *,
+    config: ConfigDict,
+    mesh: Mesh,
+    centre: Array,
+    teacher_temperature: float,
+    label: str = "soft-classes",
+) -> np.ndarray:
+    """Mean over the images of softmax((logits - centre) / teacher_temperature): float64 [K].
+
+    Summed on the devices, so that [N, K] never exists. centre: float32 [K].
+
+    Raises:
+      ValueError: as `extract`.
+    """
+    centre = jax.device_put(centre, sharding.replicated(mesh))
+    step = partial(_mass, centre=centre, tau=teacher_temperature, **_static(net, config, mesh))
+    total, count = np.zeros(np.shape(centre)), 0
+    for batch in _over(step, params, stats, source, config, mesh, label):
+        total += batch["mass"]
+        count += int(batch["valid"].sum())
+    return total / count
+
+
+def _static(net: Net, config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
+    """What the jitted functions below are compiled for; the same network is compiled once."""
+    return {
+        "apply": net.apply,
+        "size": config.model.image_size,
+        "mean": tuple(config.data.mean),
+        "std": tuple(config.data.std),
+        "mesh": mesh,
+    }
+
+
+@partial(jax.jit, static_argnames=("fields", "apply", "size", "mean", "std", "mesh"))
+def _fields(params, stats, batch, *, fields, apply, size, mean, std, mesh):
+    """The named fields of Outputs [B, ...] and "valid" [B], whole on every device."""
+    inputs = evaluation_view(batch["image"], size=size, mean=mean, std=std)
+    outputs, _ = apply(params, stats, inputs, train=False, key=None)
+    found = {name: getattr(outputs, name) for name in fields}
+    missing = [name for name in fields if found[name] is None]
+    if missing:
+        have = [name for name in FIELDS if getattr(outputs, name) is not None]
+        raise ValueError(f"this network has no {missing[0]}, only {', '.join(have)}")
+    found["valid"] = batch["valid"]
+    return jax.lax.with_sharding_constraint(found, sharding.replicated(mesh))
+
+
+@partial(jax.jit, static_argnames=("apply", "size", "mean", "std", "mesh"))
+def _mass(params, stats, batch, *, centre, tau, apply, size, mean, std, mesh):
+    """ "mass" [K]: the sum over valid rows of their probabilities; and "valid" [B]."""
+    inputs = evaluation_view(batch["image"], size=size, mean=mean, std=std)
+    outputs, _ = apply(params, stats, inputs, train=False, key=None)
+    if outputs.logits is None:
+        raise ValueError("this network has no logits, so no soft-classes")
+    probs = jax.nn.softmax((outputs.logits - centre) / tau, axis=-1)
+    found = {
+        "mass": jnp.where(batch["valid"][:, None], probs, 0.0).sum(0),
+        "valid": batch["valid"],
+    }
+    return jax.lax.with_sharding_constraint(found, sharding.replicated(mesh))
+
+
+def _over(
+    step: Callable[..., dict[str, jax.Array]],
+    params: PyTree,
+    stats: PyTree,
+    source: Source,
+    config: ConfigDict,
+    mesh: Mesh,
+    label: str,
+) -> Iterator[dict[str, np.ndarray]]:
+    """`step` of every batch of `source`, on the host, with "rows" int32 [B]."""
+    if len(source) == 0:
+        raise ValueError(f"{source.spec!r} is empty: give a set with one image or more")
+    if config.score.batch < 1:
+        raise ValueError(f"score.batch = {config.score.batch}: use 1 or more")
+    size = -(-config.score.batch // mesh.size) * mesh.size
+    params, stats = jax.device_put((params, stats), sharding.replicated(mesh))
+    # Queued collectives of simulated devices can time out.
+    ahead = 0 if mesh.devices.flat[0].platform == "cpu" else 2
+    waiting: deque[tuple[int, dict[str, jax.Array]]] = deque()
+
+    def finish() -> dict[str, np.ndarray]:
+        start, found = waiting.popleft()
+        rows = np.arange(start, start + size, dtype=np.int32)
+        bar.update(min(size, len(source) - start))
+        return {"rows": rows} | {name: np.asarray(value) for name, value in found.items()}
+
+    first = jax.process_index() == 0
+    with Progress(len(source), unit="images", label=label, enabled=first) as bar:
+        batches = eval_batches(
+            source,
+            batch=size,
+            size=config.data.size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            memory=config.data.memory,
+        )
+        for number, batch in enumerate(batches):
+            local = {name: batch[name] for name in ("image", "valid")}
+            found = step(params, stats, sharding.global_batch(mesh, local))
+            waiting.append((number * size, found))
+            if len(waiting) > ahead:
+                yield finish()
+        while waiting:
+            yield finish()
+
+
+def occupied(mean: np.ndarray) -> float:
+    """Share of the K soft-classes whose mean probability, float [K], is above 1 / K."""
+    return float(np.mean(mean > 1.0 / len(mean)))
+
+
+def pixels_net() -> Net:
+    """A network without parameters whose features are the normalised pixels [B, S * S * 3]."""
+
+    def apply(
+        params: PyTree, stats: PyTree, inputs: Array, *, train: bool, key: Array | None = None
+    ) -> tuple[Outputs, PyTree]:
+        return Outputs(inputs.reshape(len(inputs), -1)), stats
+
+    return Net(lambda key, inputs: ({}, {}), apply)
+
+
+def pack(extracted: Extracted) -> dict[str, np.ndarray]:
+    """What a features/<set>.npz holds beside its meta; fields that are None are left out."""
+    held = extracted.features._asdict() | {"rows": extracted.rows}
+    arrays = {name: value for name, value in held.items() if isinstance(value, np.ndarray)}
+    return arrays | {"skipped": np.array(extracted.skipped)}
+
+
+def unpack(held: dict[str, np.ndarray]) -> Extracted:
+    """The inverse of `pack`."""
+    fields: dict[str, Any] = {name: held[name] for name in Features._fields if name in held}
+    return Extracted(Features(**fields), held["rows"], int(held["skipped"]))

@@ -1,0 +1,185 @@
+"""What scoring leaves behind: results.json, per-image scores, and the table on screen."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ood_jax.atomic import replaced
+from ood_jax.config import named_sources
+
+SCHEMA = 1
+COUNTS = ("n_in", "n_out")  # of an OOD set's metrics; the others are fractions
+SHOWN = (  # titles of the tables on screen
+    ("auroc", "AUROC, %"),
+    ("fpr95_id_positive", "FPR at 95 % TPR, ID positive, %: OOD images accepted"),
+    ("fpr95_ood_positive", "FPR at 95 % TPR, OOD positive, %: ID images rejected"),
+)
+COLUMNS = 5  # scorers side by side in 100 characters
+WIDTH = 100  # where there is no terminal
+
+
+class SetScores(NamedTuple):
+    """All scores of one set's images.
+
+    names: path or number of each. rows: int32 [N], their numbers in the source. labels: int32 [N]
+    or None. scores: scorer -> float [N], higher = more OOD. ranks: scorer -> float64 [N], percent.
+    """
+
+    names: Sequence[str]
+    rows: np.ndarray
+    labels: np.ndarray | None
+    scores: dict[str, np.ndarray]
+    ranks: dict[str, np.ndarray]
+
+
+def places(path: Path) -> dict[str, Path]:
+    """Where things lie beside the JSON at `path`: "parquet", "csv" and the folder "plots".
+
+    W/results.json: W/scores.parquet, W/scores.csv, W/plots/. F.json: F.scores.parquet, and so on.
+    """
+    prefix = "" if path.name == "results.json" else f"{path.stem}."
+    named = {"parquet": "scores.parquet", "csv": "scores.csv", "plots": "plots"}
+    return {kind: path.parent / (prefix + name) for kind, name in named.items()}
+
+
+def group_means(
+    sets: dict[str, dict[str, dict[str, Any]]], names: Iterable[str]
+) -> dict[str, dict[str, float]]:
+    """Unweighted means over the sets `names`: {SCORER: {metric: mean}}, without the counts."""
+    chosen = [sets[name] for name in names]
+    return {
+        scorer: {
+            metric: float(np.mean([found[scorer][metric] for found in chosen]))
+            for metric in chosen[0][scorer]
+            if metric not in COUNTS
+        }
+        for scorer in (chosen[0] if chosen else {})
+    }
+
+
+def write_results(results: dict[str, Any], path: Path) -> None:
+    """Writes results.json, whole or not at all.
+
+    Raises:
+      ValueError: a number that JSON does not have (NaN, infinity), or the place cannot be written.
+    """
+    text = json.dumps(results, indent=1, allow_nan=False) + "\n"
+    with replaced(path) as fresh:
+        fresh.write_text(text, encoding="utf-8")
+
+
+def read_results(path: str | Path) -> dict[str, Any]:
+    """What `write_results` wrote.
+
+    Raises:
+      ValueError: no such file, no JSON, or of another schema.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; give a results.json") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON ({error}); give a results.json") from None
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if schema != SCHEMA:
+        raise ValueError(f"{path} has schema {schema!r}; this version reads {SCHEMA}: score again")
+    return found
+
+
+def write_scores(sets: dict[str, SetScores], parquet: Path, csv: Path) -> None:
+    """One line an image and scorer: image, index, label, set, scorer, score, ood_rank.
+
+    image: its path, or its number where it has none. index: its number in the source. label: empty
+    where there is none. ood_rank: percent of ID test images that look more in-distribution.
+    The CSV holds the same table as the Parquet file.
+    """
+    import pyarrow as pa
+    from pyarrow import csv as pa_csv
+    from pyarrow import parquet as pa_parquet
+
+    table = pa.concat_tables(
+        _table(pa, name, scorer, found) for name, found in sets.items() for scorer in found.scores
+    )
+    with replaced(parquet) as fresh:
+        pa_parquet.write_table(table, fresh)
+    with replaced(csv) as fresh:
+        pa_csv.write_csv(table, fresh)
+
+
+def _table(pa: Any, name: str, scorer: str, found: SetScores) -> Any:
+    count = len(found.rows)
+    labels = np.full(count, -1, np.int32) if found.labels is None else found.labels
+    return pa.table(
+        {
+            "image": pa.array(list(found.names), pa.string()),
+            "index": pa.array(found.rows, pa.int32()),
+            "label": pa.array(labels, pa.int32(), mask=labels < 0),
+            "set": pa.array([name] * count, pa.string()),
+            "scorer": pa.array([scorer] * count, pa.string()),
+            "score": pa.array(np.asarray(found.scores[scorer], np.float64)),
+            "ood_rank": pa.array(found.ranks[scorer]),
+        }
+    )
+
+
+def show(results: dict[str, Any]) -> None:
+    """Prints the tables: OOD sets as rows, scorers as columns; plain text where no terminal is."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    scorers = list(next(iter(results["sets"].values()), {}))
+    for metric, title in SHOWN if scorers else ():
+        for start in range(0, len(scorers), COLUMNS):
+            columns = scorers[start : start + COLUMNS]
+            table = Table(title=title, title_justify="left", box=box.SIMPLE)
+            table.add_column("OOD set")
+            for scorer in columns:
+                table.add_column(scorer.replace("@", "\n@"), justify="right", overflow="fold")
+            for name, found, mean in table_rows(results):
+                cells = [f"{100 * found[scorer][metric]:.2f}" for scorer in columns]
+                table.add_row(*map(Text, (name, *cells)), style="bold" if mean else "")
+            console.print(table)
+    console.print(Text("\n".join(in_distribution_lines(results))))
+
+
+def table_rows(results: dict[str, Any]) -> list[tuple[str, dict[str, Any], bool]]:
+    """(name, {SCORER: metrics}, is it a mean?): near sets, their mean, far sets, their mean."""
+    rows: list[tuple[str, dict[str, Any], bool]] = []
+    sets = dict(results["sets"])
+    for group in ("near", "far"):
+        if not results[group]:
+            continue
+        names = named_sources(tuple(results["config"]["score"][group]))
+        rows += [(f"{name} ({group})", sets.pop(name), False) for name in names]
+        rows.append((f"mean of {group}", results[group], True))
+    return rows + [(name, found, False) for name, found in sets.items()]
+
+
+def in_distribution_lines(results: dict[str, Any]) -> list[str]:
+    """The in-distribution block in words, one fact a line; what was not measured is left out."""
+    found = results["in_distribution"]
+    lines = [
+        f"{results['name']}, step {results['step']:,};"
+        f" {found['n_train']:,} train and {found['n_test']:,} test images"
+    ]
+    if found["knn_accuracy"] is not None:
+        near = found["knn_neighbours"]
+        lines.append(f"kNN accuracy {100 * found['knn_accuracy']:.2f} % ({near} neighbours)")
+    lines.append(
+        f"sensitivity: AUROC of train against test {100 * found['sensitivity_auroc']:.2f} %"
+        f" ({100 * found['sensitivity_auroc_literal']:.2f} % where a train image meets itself)"
+    )
+    if found["occupied_classes"] is not None:
+        lines.append(f"occupied soft-classes {100 * found['occupied_classes']:.2f} %")
+    skipped = {name: count for name, count in results["skipped"].items() if count}
+    if skipped:
+        listed = ", ".join(f"{name} {count:,}" for name, count in skipped.items())
+        lines.append(f"images that could not be read: {listed}")
+    return lines

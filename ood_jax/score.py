@@ -1,0 +1,165 @@
+"""Scores a workdir: checkpoint -> features -> scores -> metrics -> results. No training code.
+
+python -m ood_jax.score --workdir=W [--ood=NAME=SOURCE ...] [--out=FILE.json] [--step=N]
+
+Without --ood: the near and far sets of the run's config, into W/results.json. With --ood: these
+sets alone, in no group, into W/scores/NAME+NAME.json, so that results.json stays the run's own.
+--out=FILE.json writes there instead. Per-image scores and plots lie beside: W/scores.parquet,
+W/scores.csv and W/plots/; for FILE.json FILE.scores.parquet, FILE.scores.csv and FILE.plots/.
+W may be of a run that is still going on. Features are kept in W/features/ for the next time.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ml_collections import ConfigDict
+
+from ood_jax import cpu
+from ood_jax.config import named_sources, to_json
+
+if TYPE_CHECKING:  # jax and what needs it are imported where used: --help does not wait
+    from ood_jax.evaluate import Evaluation
+    from ood_jax.plan import Plan
+
+
+def check_sources(config: ConfigDict, ood: dict[str, str] | None = None) -> "Plan":
+    """Opens all sets and checks the scorers; no compute. `ood`: these instead of the config's.
+
+    Raises:
+      ValueError: in one line, whatever is wrong.
+    """
+    from ood_jax import plan
+
+    return plan.check(config, ood)
+
+
+def score_run(
+    workdir: str,
+    *,
+    config: ConfigDict | None = None,
+    ood: dict[str, str] | None = None,
+    out: str | None = None,
+    step: int | None = None,
+) -> dict[str, Any]:
+    """Scores a checkpoint of `workdir`, writes and prints the results, and returns them.
+
+    Args:
+      config: in place of the checkpoint's, for other sets or scorers. ood: {NAME: SOURCE} in place
+        of the config's OOD sets. out: the JSON file; None = see the top of this file. step: of the
+        checkpoint; None = the newest.
+
+    Raises:
+      ValueError: in one line, whatever is wrong; before compute where it can be known.
+    """
+    import jax
+
+    from ood_jax import plan as plans
+    from ood_jax import results
+    from ood_jax.checkpoint import restore_for_scoring
+    from ood_jax.evaluate import evaluate
+
+    path = _out(workdir, ood, out)
+    restored = restore_for_scoring(workdir, step)
+    config = restored.config if config is None else config
+    plan = plans.check(config, ood)
+    plans.check_model(plan, restored, workdir)
+    _check_writable(path)
+    found = evaluate(plan, config, restored, _features_folder(workdir))
+    written = {
+        "schema": results.SCHEMA,
+        "name": config.name or config.method.name,
+        "step": restored.step,
+        "config": json.loads(to_json(config)),
+        "in_distribution": found.in_distribution,
+        "sets": found.metrics,
+        "near": results.group_means(found.metrics, plan.groups["near"]),
+        "far": results.group_means(found.metrics, plan.groups["far"]),
+        "skipped": found.skipped,
+    }
+    if jax.process_index() == 0:
+        _write(written, found, path)
+        results.show(written)
+        print(f"written: {path}", file=sys.stderr)
+    return written
+
+
+def _out(workdir: str, ood: dict[str, str] | None, out: str | None) -> Path:
+    """The JSON file that results go to; see the top of this file."""
+    if out is not None:
+        if not out.endswith(".json"):
+            raise ValueError(f"--out={out}: name a file that ends in .json")
+        return Path(out).expanduser()
+    folder = Path(workdir).expanduser()
+    if ood is None:
+        return folder / "results.json"
+    name = "+".join(ood)
+    if len(name) > 100:  # file systems stop at 255 bytes, and the parts have names of their own
+        raise ValueError(f"{len(ood)} --ood sets make a long name: give --out=FILE.json")
+    return folder / "scores" / f"{name}.json"
+
+
+def _check_writable(path: Path) -> None:
+    from ood_jax.atomic import replaced
+
+    if not path.is_dir():
+        with replaced(path.with_name(".writable")) as fresh:
+            fresh.touch()
+        path.with_name(".writable").unlink(missing_ok=True)
+        return
+    raise ValueError(f"--out={path} is a folder: name a file in it, such as {path / 'ood.json'}")
+
+
+def _features_folder(workdir: str) -> Path | None:
+    """W/features; None where W cannot be written, as in another user's run."""
+    folder = Path(workdir).expanduser() / "features"
+    try:
+        _check_writable(folder / "any.npz")
+    except ValueError:
+        print(f"{folder} cannot be written: features are not kept", file=sys.stderr)
+        return None
+    return folder
+
+
+def _write(written: dict[str, Any], found: "Evaluation", path: Path) -> None:
+    """Everything, the JSON last: where it is, the rest is there too."""
+    from ood_jax import plots, results
+    from ood_jax.plan import TEST
+
+    places = results.places(path)
+    results.write_scores(found.scores, places["parquet"], places["csv"])
+    scores = {name: one.scores for name, one in found.scores.items()}
+    plots.write_plots(scores.pop(TEST), scores, places["plots"])
+    results.write_results(written, path)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command line; returns the exit code: 0 done, 2 a mistake in what was asked."""
+    summary, _, rest = str(__doc__).partition("\n")
+    parser = argparse.ArgumentParser(
+        "python -m ood_jax.score",
+        description=summary + rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--workdir", required=True, help="folder of the run")
+    add("--ood", action="append", metavar="NAME=SOURCE", help="an OOD set; may be repeated")
+    add("--out", metavar="FILE.json", help="where results go")
+    add("--step", type=int, help="of the checkpoint; the newest by default")
+    options = parser.parse_args(argv)
+    try:
+        ood = None if options.ood is None else named_sources(tuple(options.ood))
+        score_run(options.workdir, ood=ood, out=options.out, step=options.step)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    cpu.prepare("ood_jax.score")
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,62 @@
+"""A run that takes seconds: random images in npz files, a network of a few thousand parameters."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ood_jax.config import base
+
+
+def write_images(folder: Path, name: str, count: int, seed: int = 0, **arrays) -> str:
+    """Random uint8 images [count, 16, 16, 3] as an npz source."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+    np.savez(folder / f"{name}.npz", images=images, **arrays)
+    return f"npz:{folder / name}.npz"
+
+
+def small_config(folder: Path, method: str = "dino_negatives"):
+    """A whole config over images in `folder`: 6 steps of 8 images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = np.arange(24) % 3
+    c = base(method)
+    c.name = "small"
+    c.data.train = write_images(folder, "train", 24, 0, labels=labels)
+    c.data.test = write_images(folder, "test", 12, 1, labels=labels[:12])
+    c.data.auxiliary = write_images(folder, "auxiliary", 20, 2)
+    c.data.size = 16
+    c.model.name, c.model.depth, c.model.width = "resnet", 10, 8
+    c.model.norm, c.model.image_size = "group", 16
+    c.head.hidden, c.head.bottleneck, c.head.outputs, c.head.layers = 16, 8, 16, 2
+    c.optim.warmup_epochs = 0.5
+    c.train.batch, c.train.steps = 8, 6
+    c.train.checkpoint_every, c.train.log_every = 2, 2
+    c.score.near = ("near=" + write_images(folder, "near", 10, 3),)
+    c.score.far = ("far=" + write_images(folder, "far", 10, 4),)
+    c.score.batch, c.score.block, c.score.knn = 8, 16, 3
+    if method == "dino_negatives":
+        c.method.negatives = ("in_distribution", "auxiliary")
+        c.method.local_size, c.method.positive_local, c.method.negative_local = 8, 1, 1
+    return c
+
+
+SMALL_RECIPE = '''"""The run of tests/small_run.py as a recipe; its argument is the folder."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, {tests!r})
+from small_run import small_config
+
+
+def get_config(folder):
+    return small_config(Path(folder))
+'''
+
+
+def write_recipe(folder: Path) -> str:
+    """A config file over `folder`, for command lines: --config=<what this returns>."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "recipe.py"
+    path.write_text(SMALL_RECIPE.format(tests=str(Path(__file__).parent)))
+    return f"{path}:{folder}"

@@ -1,0 +1,243 @@
+"""The train step: devices, accumulation, teacher, NaN, collapse, and the shapes of every recipe."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_run import small_config, write_images
+
+from ood_jax import loop, optim, sharding
+from ood_jax.config import load
+from ood_jax.data.pipeline import train_batches
+from ood_jax.train import init_state, make_step, prepare, resolved
+from ood_jax.types import Aux, Method, Update
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _steps(config, count):
+    """`count` steps of a run; returns the last state and the metrics of each step."""
+    run = prepare(config)
+    state = init_state(run)
+    step = jax.jit(
+        make_step(
+            run.method,
+            run.optimisers,
+            run.rates,
+            seed=config.seed,
+            accumulate=config.train.accumulate,
+        )
+    )
+    batches = train_batches(
+        run.train,
+        run.auxiliary,
+        batch=config.train.batch,
+        size=config.data.size,
+        seed=config.seed,
+    )
+    metrics = []
+    for _ in range(count):
+        host = next(batches)
+        host.pop("skipped")
+        state, values = step(state, sharding.global_batch(run.mesh, host))
+        metrics.append(jax.device_get(values))
+    return jax.device_get(state), metrics
+
+
+def _close(a, b, atol):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol, rtol=0), a, b)
+
+
+def test_one_device_is_two(tmp_path):
+    config = small_config(tmp_path)
+    states = []
+    for devices in (1, 2):
+        config.train.devices = devices
+        states.append(_steps(config, 3))
+    (one, metrics_one), (two, metrics_two) = states
+    for a, b in zip(metrics_one, metrics_two, strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-6)
+    _close(one.params, two.params, 1e-6)
+    _close(one.teacher, two.teacher, 1e-6)
+    _close(one.memory, two.memory, 1e-6)
+
+
+def test_accumulation_changes_nothing(tmp_path):
+    config = small_config(tmp_path)
+    whole, metrics_whole = _steps(config, 2)
+    config.train.accumulate = 2
+    parts, metrics_parts = _steps(config, 2)
+    np.testing.assert_allclose(metrics_whole[1]["loss"], metrics_parts[1]["loss"], rtol=1e-5)
+    _close(whole.memory, parts.memory, 1e-5)
+    # Adam's first steps are +-lr whatever the gradient, so rounding can turn a sign near 0.
+    moved = jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b), whole.params, parts.params))
+    assert np.mean([np.mean(m > 1e-6) for m in moved]) < 0.02
+
+
+def test_seed_is_all_the_randomness(tmp_path):
+    config = small_config(tmp_path)
+    a, _ = _steps(config, 2)
+    b, _ = _steps(config, 2)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    config.seed = 1
+    c, _ = _steps(config, 2)
+    assert not np.array_equal(
+        a.params["head"]["mlp_0"]["kernel"], c.params["head"]["mlp_0"]["kernel"]
+    )
+
+
+def test_teacher_follows_and_last_layer_waits(tmp_path):
+    config = small_config(tmp_path)
+    config.optim.warmup_epochs, config.optim.freeze_epochs = 0.0, 1.0
+    start = jax.device_get(init_state(prepare(config)))
+    state, metrics = _steps(config, 2)
+    per_epoch = resolved(config, 24).train.steps_per_epoch
+    assert per_epoch == 3
+    jax.tree.map(
+        np.testing.assert_array_equal, state.params["head"]["last"], start.params["head"]["last"]
+    )
+    kernel = ("trunk", "conv_1", "kernel")
+    student, teacher, first = (
+        s[kernel[0]][kernel[1]][kernel[2]]
+        for s in (state.params, state.teacher["params"], start.params)
+    )
+    assert np.abs(student - first).max() > 1e-4
+    share = np.linalg.norm(teacher - first) / np.linalg.norm(student - first)
+    assert 0 < share < 3 * (1 - metrics[0]["teacher_momentum"])
+    later, _ = _steps(config, 4)
+    moved = later.params["head"]["last"]["direction"] - start.params["head"]["last"]["direction"]
+    assert np.abs(moved).max() > 1e-5
+
+
+def test_update_moves_only_what_it_trains(tmp_path):
+    config = small_config(tmp_path)
+    run = prepare(config)
+    optimiser = optim.build(run.config, "head/.*")
+    params = {"head": {"a": jnp.ones(2)}, "trunk": {"b": jnp.ones(2)}}
+    state = optim.with_rates(
+        optimiser.init(params), optim.Schedules(lambda s: 0.1, lambda s: 0.0), 0
+    )
+    moves, _ = optimiser.update(params, state, params, train_step=jnp.asarray(5))
+    np.testing.assert_array_equal(moves["trunk"]["b"], 0)
+    np.testing.assert_allclose(moves["head"]["a"], -0.1, rtol=1e-5)
+
+
+def test_two_updates_share_the_steps_rates(tmp_path):
+    """Schedules follow the run's step, not the number of optimiser calls."""
+    config = small_config(tmp_path)
+    run = prepare(config)
+
+    def loss(params, state, batch, key):
+        value = sum(jnp.sum(p**2) for p in jax.tree.leaves(params))
+        return value, Aux(state.stats, state.memory, {})
+
+    method = Method((Update(loss), Update(loss, "head/.*")), views=lambda batch, key: batch)
+    optimisers = tuple(optim.build(run.config, u.trains) for u in method.updates)
+    state = init_state(run._replace(method=method, optimisers=optimisers))
+    step = make_step(method, optimisers, run.rates, seed=0)
+    for i in range(3):
+        state, metrics = step(state, {})
+        np.testing.assert_allclose(metrics["learning_rate"], run.rates.learning_rate(i))
+    assert int(state.step) == 3 and "gradient_norm_1" in metrics
+
+
+def test_nan_stops_with_the_last_checkpoint(tmp_path):
+    config = small_config(tmp_path / "data")
+    config.optim.lr, config.optim.clip = 1e30, 0.0
+    config.train.checkpoint_every, config.train.log_every = 1, 1
+    with pytest.raises(loop.Diverged, match=r"loss .*nan.* on images \d+, .* is kept|loss nan"):
+        loop.train(prepare(config), str(tmp_path / "w"))
+    kept = list((tmp_path / "w" / "checkpoints").iterdir())
+    assert kept
+
+
+def test_collapse_is_noticed_within_50_steps(tmp_path, capsys):
+    config = small_config(tmp_path / "data")
+    config.method.negative_weight, config.optim.lr = 50.0, 0.3
+    config.optim.warmup_epochs = 0.0
+    config.train.steps, config.train.log_every = 50, 10
+    config.train.checkpoint_every = 50
+    loop.train(prepare(config), str(tmp_path / "w"))
+    assert "the student is collapsing to the uniform distribution" in capsys.readouterr().err
+
+
+def test_healthy_run_gets_no_warning(tmp_path, capsys):
+    config = small_config(tmp_path / "data")
+    config.method.negatives = ()
+    loop.train(prepare(config), str(tmp_path / "w"))
+    assert "warning" not in capsys.readouterr().err
+
+
+RECIPES = sorted(
+    str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*.py") if p.name[0] != "_"
+)
+VARIANTS = (
+    "dino,cifar10",
+    "imgn,cifar10",
+    "rot_imgn,cifar100",
+    "rot360_imgn,cifar10,official",
+    "dti,cifar10",
+    "rot_dti,cifar10",
+    "perm16_imgn,cifar10",
+    "perm4_imgn,cifar10",
+    "pixperm,cifar10",
+    "rot_indist,cifar10",
+    "combined,cifar10,official",
+)
+
+
+@pytest.mark.parametrize(
+    "recipe", [*RECIPES, *(f"configs/dino_negatives.py:{v}" for v in VARIANTS)]
+)
+def test_every_recipe_has_a_step(recipe, tmp_path, monkeypatch):
+    """Shapes only: the recipe's own network, views and optimiser, on stand-in data."""
+    monkeypatch.chdir(ROOT)
+    config = load([f"--config={recipe}"])
+    with config.unlocked():
+        config.data.train = write_images(tmp_path, "train", 512)
+        config.data.auxiliary = config.data.auxiliary and write_images(tmp_path, "aux", 8)
+    run = prepare(config)
+    state = jax.eval_shape(lambda: init_state(run))
+    size, batch = config.data.size, config.train.batch
+    images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
+    index = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    host = {"image": images, "index": index, "label": index}
+    if config.data.auxiliary:
+        host |= {"auxiliary": images, "auxiliary_index": index}
+    step = make_step(run.method, run.optimisers, run.rates, seed=0)
+    new, metrics = jax.eval_shape(step, state, host)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+    assert metrics["loss"].shape == ()
+
+
+def test_bfloat16_compute_keeps_float32_parameters_and_losses(tmp_path):
+    config = small_config(tmp_path)
+    plain, exact = _steps(config, 1)
+    config.model.dtype = "bfloat16"
+    state, metrics = _steps(config, 1)
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype("float32")}
+    assert metrics[0]["loss"].dtype == np.float32
+    np.testing.assert_allclose(metrics[0]["loss"], exact[0]["loss"], rtol=0.02)
+
+
+def test_without_grain_and_tfds(tmp_path):
+    """The core trains where they are not installed."""
+    code = (
+        "import sys; sys.modules['grain'] = sys.modules['tensorflow_datasets'] = None\n"
+        f"sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        "from pathlib import Path; from small_run import small_config\n"
+        "from ood_jax import loop; from ood_jax.train import prepare\n"
+        f"c = small_config(Path({str(tmp_path / 'data')!r})); c.train.steps = 2\n"
+        f"assert int(loop.train(prepare(c), {str(tmp_path / 'w')!r}).step) == 2\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
