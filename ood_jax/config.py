@@ -86,8 +86,8 @@ def base(method: str = "dino_negatives", preset: str = "paper") -> ConfigDict:
     c.train = ConfigDict()
     c.train.batch = 256  # global, in-distribution images a step
     c.train.epochs = 500.0
-    c.train.steps = 0  # > 0 = this many instead of `epochs`; schedules stretch with it
-    c.train.steps_per_epoch = 0  # 0 = the train set's images / batch
+    c.train.steps = 0  # > 0 = squeeze all epochs, schedules and warm-ups too, into this many
+    c.train.steps_per_epoch = 0.0  # 0 = steps / epochs, else the train set's images / batch
     c.train.accumulate = 1  # micro-batches a step
     c.train.devices = 0  # 0 = all
     c.train.log_every = 50  # steps

@@ -30,11 +30,11 @@ def warmup_cosine(peak: float, end: float, *, warmup: int, steps: int) -> Schedu
     return value
 
 
-def stairs(start: float, end: float, *, epochs: int, steps_per_epoch: int) -> Schedule:
+def stairs(start: float, end: float, *, epochs: int, steps_per_epoch: float) -> Schedule:
     """start in the first epoch, end from the last of `epochs` on, linear once an epoch between."""
 
     def value(step: Array) -> Array:
-        share = jnp.minimum((step // steps_per_epoch) / max(epochs - 1, 1), 1.0)
+        share = jnp.minimum(jnp.floor(step / steps_per_epoch) / max(epochs - 1, 1), 1.0)
         return start + (end - start) * share
 
     return value

@@ -70,11 +70,14 @@ def resolved(config: ConfigDict, images: int) -> ConfigDict:
     for key in ("batch", "accumulate", "log_every", "checkpoint_every", "keep_last"):
         if train[key] < 1:
             raise ValueError(f"train.{key} = {train[key]}: use 1 or more")
-    train.steps_per_epoch = train.steps_per_epoch or max(images // train.batch, 1)
-    train.steps = train.steps or round(train.epochs * train.steps_per_epoch)
-    if train.steps < 1:
-        raise ValueError(f"train.epochs = {train.epochs} is less than one step")
-    train.epochs = train.steps / train.steps_per_epoch
+    if train.epochs <= 0 or train.steps < 0 or train.steps_per_epoch < 0:
+        raise ValueError(
+            f"train.epochs {train.epochs:g}, steps {train.steps}, steps_per_epoch"
+            f" {train.steps_per_epoch:g}: use epochs above 0, and the others 0 or more"
+        )
+    squeezed = train.steps / train.epochs or float(max(images // train.batch, 1))
+    train.steps_per_epoch = train.steps_per_epoch or squeezed
+    train.steps = train.steps or max(round(train.epochs * train.steps_per_epoch), 1)
     config.lock()
     return config
 

@@ -29,7 +29,7 @@ def small_config(folder: Path, method: str = "dino_negatives"):
     c.model.norm, c.model.image_size = "group", 16
     c.head.hidden, c.head.bottleneck, c.head.outputs, c.head.layers = 16, 8, 16, 2
     c.optim.warmup_epochs = 0.5
-    c.train.batch, c.train.steps = 8, 6
+    c.train.batch, c.train.epochs = 8, 2.0
     c.train.checkpoint_every, c.train.log_every = 2, 2
     c.score.near = ("near=" + write_images(folder, "near", 10, 3),)
     c.score.far = ("far=" + write_images(folder, "far", 10, 4),)

@@ -76,11 +76,10 @@ def build(config: ConfigDict, net: Net) -> Method:
     """
     _check(config)
     m, train = config.method, config.train
-    epochs = math.ceil(train.steps / train.steps_per_epoch)
     temperature = stairs(
         m.teacher_temperature,
         m.teacher_temperature_end,
-        epochs=epochs,
+        epochs=math.ceil(train.epochs),
         steps_per_epoch=train.steps_per_epoch,
     )
     negative_weight = ramp(

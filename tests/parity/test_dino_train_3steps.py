@@ -27,7 +27,7 @@ def _config(g):
     config.optim.freeze_epochs = float(g["freeze_last_layer_epochs"])
     config.train.batch = g["crop_0"].shape[0]
     config.train.steps = len(g["lr"])
-    config.train.steps_per_epoch = int(np.sum(g["epoch_of_step"] == 0))
+    config.train.steps_per_epoch = float(np.sum(g["epoch_of_step"] == 0))
     config.method.negatives = ()
     config.method.student_temperature = float(g["student_temp"])
     config.method.centre_momentum = float(g["center_momentum"])
