@@ -11,13 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from ood_jax import sharding
+from ood_jax import features, sharding
 from ood_jax.checkpoint import Checkpoints, check_same_run
 from ood_jax.config import to_json
 from ood_jax.data.pipeline import train_batches
 from ood_jax.logs import MetricLog
 from ood_jax.progress import Progress
-from ood_jax.train import Run, init_state, make_step
+from ood_jax.scorers.knn import knn_accuracy
+from ood_jax.train import Run, init_state, make_step, open_test
 from ood_jax.types import TrainState
 
 
@@ -147,14 +148,47 @@ def _steps(
         last, stop = done == config.train.steps, bool(caught)
         save = last or stop or done % config.train.checkpoint_every == 0
         shown = {}
-        if save or done % config.train.log_every == 0:
-            shown = interval.close(done)
+        knn_steps = round(config.train.knn_every * config.train.steps_per_epoch)
+        judged = {}
+        if knn_steps and done % knn_steps == 0:
+            judged["knn_accuracy"] = knn(run, state)
+        if save or judged or done % config.train.log_every == 0:
+            shown = interval.close(done, judged)
         bar.update(1, **shown)
         if save and (not stop or last or jax.process_count() == 1):
             checkpoints.save(state, config)
         if stop and not last:
             raise Interrupted(caught[0], done)
     return state
+
+
+def knn(run: Run, state: TrainState) -> float:
+    """Weighted kNN accuracy of the teacher (else the student) on data.test, from data.train."""
+    config = run.config
+    network = state.teacher or {"params": state.params, "stats": state.stats}
+    found = [
+        features.extract(
+            run.net,
+            network["params"],
+            network["stats"],
+            source,
+            config=config,
+            mesh=run.mesh,
+            fields=(config.score.feature,),
+            label=f"kNN {name}",
+        ).features
+        for name, source in (("train", run.train), ("test", open_test(config)))
+    ]
+    bank, test = (getattr(f, config.score.feature) for f in found)
+    return knn_accuracy(
+        bank,
+        found[0].labels,
+        test,
+        found[1].labels,
+        neighbours=config.score.knn,
+        temperature=config.score.knn_temperature,
+        block=config.score.block,
+    )
 
 
 class _Interval:
@@ -171,8 +205,11 @@ class _Interval:
         self._rows.append((index, metrics))
         self._skipped += skipped
 
-    def close(self, step: int) -> dict[str, float]:
-        """Logs the means of the interval that ends with `step`; returns what the bar shows."""
+    def close(self, step: int, judged: dict[str, float]) -> dict[str, float]:
+        """Logs the means of the interval that ends with `step`, and `judged` beside them.
+
+        Returns what the bar shows.
+        """
         rows = jax.device_get([metrics for _, metrics in self._rows])
         first = step - len(rows) + 1
         for i, row in enumerate(rows):
@@ -182,7 +219,8 @@ class _Interval:
         seconds = time.monotonic() - self._since
         images = len(rows) * self._run.config.train.batch
         self._log.write(
-            step, means | {"images_per_second": images / seconds, "skipped": self._skipped}
+            step,
+            means | judged | {"images_per_second": images / seconds, "skipped": self._skipped},
         )
         for warning in self._run.method.warn(means | {"step": step}):
             kind = warning.split("(")[0]  # the same with other numbers is no news
@@ -190,7 +228,7 @@ class _Interval:
                 print(f"warning: step {step}: {warning}", file=sys.stderr, flush=True)
             self._warned.add(kind)
         self._rows, self._skipped, self._since = [], 0, time.monotonic()
-        return {"loss": means["loss"]}
+        return {"loss": means["loss"]} | judged
 
     def _diverged(self, step: int, index: np.ndarray, row: dict[str, Any]) -> None:
         kept = self._checkpoints.latest_step()

@@ -48,6 +48,10 @@ def prepare(config: ConfigDict) -> Run:
     if config.data.auxiliary:
         auxiliary = open_source(config.data.auxiliary, root=config.data.root)
     config = resolved(config, len(train))
+    if config.train.knn_every and (train.labels is None or open_test(config).labels is None):
+        raise ValueError(
+            "train.knn_every: kNN accuracy needs labels in data.train and data.test; set it to 0"
+        )
     net = build_model(config)
     method = method_module(config.method.name).build(config, net)
     if config.train.accumulate > 1 and not method.separable:
@@ -57,6 +61,15 @@ def prepare(config: ConfigDict) -> Run:
         )
     optimisers = tuple(optim.build(config, update.trains) for update in method.updates)
     return Run(config, mesh, train, auxiliary, net, method, optimisers, optim.schedules(config))
+
+
+def open_test(config: ConfigDict) -> Source:
+    """The in-distribution test set.
+
+    Raises:
+      ValueError: what is wrong with its source.
+    """
+    return open_source(config.data.test, root=config.data.root)
 
 
 def resolved(config: ConfigDict, images: int) -> ConfigDict:

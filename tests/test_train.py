@@ -13,6 +13,7 @@ from small_run import small_config, write_images
 
 from ood_jax import loop, optim, sharding
 from ood_jax.config import load
+from ood_jax.logs import read_metrics
 from ood_jax.data.pipeline import train_batches
 from ood_jax.train import init_state, make_step, prepare, resolved
 from ood_jax.types import Aux, Method, Update
@@ -160,7 +161,7 @@ def test_collapse_is_noticed_within_50_steps(tmp_path, capsys):
     config = small_config(tmp_path / "data")
     config.method.negative_weight, config.optim.lr = 50.0, 0.3
     config.optim.warmup_epochs = 0.0
-    config.train.steps, config.train.log_every = 50, 10
+    config.train.epochs, config.train.log_every = 50 / 3, 10
     config.train.checkpoint_every = 50
     loop.train(prepare(config), str(tmp_path / "w"))
     assert "the student is collapsing to the uniform distribution" in capsys.readouterr().err
@@ -219,7 +220,7 @@ def test_every_recipe_has_a_step(recipe, tmp_path, monkeypatch):
 
 def test_bfloat16_compute_keeps_float32_parameters_and_losses(tmp_path):
     config = small_config(tmp_path)
-    plain, exact = _steps(config, 1)
+    _, exact = _steps(config, 1)
     config.model.dtype = "bfloat16"
     state, metrics = _steps(config, 1)
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype("float32")}
@@ -241,3 +242,15 @@ def test_without_grain_and_tfds(tmp_path):
         [sys.executable, "-c", code], cwd=ROOT, env=os.environ, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_knn_accuracy_while_training(tmp_path):
+    config = small_config(tmp_path / "data")
+    config.train.knn_every = 1
+    loop.train(prepare(config), str(tmp_path / "w"))
+    rows = [r for r in read_metrics(tmp_path / "w") if "knn_accuracy" in r]
+    assert [r["step"] for r in rows] == [3, 6]
+    assert all(0 <= r["knn_accuracy"] <= 1 for r in rows)
+    config.data.train = write_images(tmp_path, "unlabelled", 24)
+    with pytest.raises(ValueError, match="knn_every.*labels"):
+        prepare(config)
