@@ -179,12 +179,13 @@ def knn(run: Run, state: TrainState) -> float:
         ).features
         for name, source in (("train", run.train), ("test", open_test(config)))
     ]
-    bank, test = (getattr(f, config.score.feature) for f in found)
+    bank, test = (np.asarray(getattr(f, config.score.feature)) for f in found)
+    bank_labels, test_labels = (np.asarray(f.labels) for f in found)
     return knn_accuracy(
         bank,
-        found[0].labels,
+        bank_labels,
         test,
-        found[1].labels,
+        test_labels,
         neighbours=config.score.knn,
         temperature=config.score.knn_temperature,
         block=config.score.block,

@@ -62,7 +62,7 @@ def _initialise(arguments: argparse.Namespace) -> None:
     import jax
 
     if arguments.coordinator:
-        if jax.config.jax_platforms == "cpu":
+        if jax.config.read("jax_platforms") == "cpu":
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(arguments.coordinator, arguments.processes, arguments.process)
     elif arguments.distributed:

@@ -42,4 +42,4 @@ def stairs(start: float, end: float, *, epochs: int, steps_per_epoch: float) -> 
 
 def ramp(end: float, steps: int) -> Schedule:
     """Linear from 0 at step 0 to `end` at `steps` and after; constant where steps is 0."""
-    return lambda step: end * (jnp.minimum(step / steps, 1.0) if steps else 1.0)
+    return lambda step: end * jnp.minimum(step / steps if steps else jnp.ones(()), 1.0)

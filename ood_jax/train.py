@@ -185,7 +185,7 @@ def _gradients(
     if accumulate == 1:
         return one(state, host_batch, loss_key)
 
-    def body(stats: PyTree, part: tuple[Array, Batch]) -> tuple[PyTree, tuple[PyTree, Any]]:
+    def body(stats: PyTree, part: tuple[Array, Batch]) -> tuple[PyTree, Any]:
         i, batch = part
         grads, aux = one(state.replace(stats=stats), batch, jax.random.fold_in(loss_key, i))
         return aux.stats, (grads, aux.memory, aux.metrics)

@@ -13,8 +13,7 @@ Batch = dict[str, Any]
 Schedule = Callable[[Array], Array]
 
 
-@struct.dataclass
-class Outputs:
+class Outputs(struct.PyTreeNode):
     """What a network says about B inputs; float32 whatever the compute type.
 
     features [B, D]: the trunk's output, what papers score with.
@@ -39,8 +38,7 @@ class Net(NamedTuple):
     apply: Callable[..., tuple[Outputs, PyTree]]
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """All that a run is at one step: data only, so that it can be restored without code.
 
     step: int32 scalar, updates done so far. params: every leaf that some update trains.
@@ -56,8 +54,7 @@ class TrainState:
     opt: PyTree
 
 
-@struct.dataclass
-class Aux:
+class Aux(struct.PyTreeNode):
     """What a loss returns beside its value: new stats, new memory, float32 scalar metrics."""
 
     stats: PyTree

@@ -25,8 +25,8 @@ def small_config(folder: Path, method: str = "dino_negatives"):
     c.data.test = write_images(folder, "test", 12, 1, labels=labels[:12])
     c.data.auxiliary = write_images(folder, "auxiliary", 20, 2)
     c.data.size = 16
-    c.model.name, c.model.depth, c.model.width = "resnet", 10, 8
-    c.model.norm, c.model.image_size = "group", 16
+    c.model.image_size, c.model.patch = 16, 8
+    c.model.width, c.model.depth, c.model.heads, c.model.drop_path = 16, 1, 2, 0.0
     c.head.hidden, c.head.bottleneck, c.head.outputs, c.head.layers = 16, 8, 16, 2
     c.optim.warmup_epochs = 0.5
     c.train.batch, c.train.epochs = 8, 2.0

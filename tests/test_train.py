@@ -54,8 +54,11 @@ def _close(a, b, atol):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol, rtol=0), a, b)
 
 
-def test_one_device_is_two(tmp_path):
+@pytest.mark.parametrize("trunk", ["vit", "resnet"])
+def test_one_device_is_two(tmp_path, trunk):
     config = small_config(tmp_path)
+    if trunk == "resnet":  # its BatchNorm must see the global batch
+        config.model.name, config.model.depth, config.model.width = trunk, 10, 8
     states = []
     for devices in (1, 2):
         config.train.devices = devices
@@ -66,6 +69,7 @@ def test_one_device_is_two(tmp_path):
     _close(one.params, two.params, 1e-6)
     _close(one.teacher, two.teacher, 1e-6)
     _close(one.memory, two.memory, 1e-6)
+    _close(one.stats, two.stats, 1e-5)
 
 
 def test_accumulation_changes_nothing(tmp_path):
@@ -102,7 +106,7 @@ def test_teacher_follows_and_last_layer_waits(tmp_path):
     jax.tree.map(
         np.testing.assert_array_equal, state.params["head"]["last"], start.params["head"]["last"]
     )
-    kernel = ("trunk", "conv_1", "kernel")
+    kernel = ("trunk", "patch", "kernel")
     student, teacher, first = (
         s[kernel[0]][kernel[1]][kernel[2]]
         for s in (state.params, state.teacher["params"], start.params)
@@ -252,5 +256,5 @@ def test_knn_accuracy_while_training(tmp_path):
     assert [r["step"] for r in rows] == [3, 6]
     assert all(0 <= r["knn_accuracy"] <= 1 for r in rows)
     config.data.train = write_images(tmp_path, "unlabelled", 24)
-    with pytest.raises(ValueError, match="knn_every.*labels"):
+    with pytest.raises(ValueError, match=r"knn_every.*labels"):
         prepare(config)

@@ -21,7 +21,7 @@ from ood_jax.losses.distill import (
     uniform_cross_entropy,
 )
 from ood_jax.schedules import cosine, ramp, stairs
-from ood_jax.types import Array, Aux, Batch, Method, Net, PyTree, TrainState, Update
+from ood_jax.types import Array, Aux, Batch, Method, Net, Outputs, PyTree, TrainState, Update
 from ood_jax.views.crops import View, dino_views, multi_view
 from ood_jax.views.negatives import shift
 
@@ -94,7 +94,7 @@ def build(config: ConfigDict, net: Net) -> Method:
         outputs, _ = net.apply(
             state.teacher["params"], state.teacher["stats"], _rows(positive_global), train=False
         )
-        raw = outputs.logits.reshape(images, global_views, -1)
+        raw = _logits(outputs).reshape(images, global_views, -1)
         tau = temperature(state.step)
         probs = teacher_probabilities(raw, state.memory["centre"], tau)
         parts = {
@@ -146,10 +146,15 @@ def _forward(
         start = 0
         for name, views in groups.items():
             images, count = views.shape[:2]
-            part = outputs.logits[start : start + images * count]
+            part = _logits(outputs)[start : start + images * count]
             logits.setdefault(name, []).append(part.reshape(images, count, -1))
             start += images * count
     return {name: jnp.concatenate(parts, axis=1) for name, parts in logits.items()}, stats
+
+
+def _logits(outputs: Outputs) -> Array:
+    assert outputs.logits is not None  # _check refuses a network without a head
+    return outputs.logits
 
 
 def _rows(views: Array) -> Array:

@@ -1,5 +1,7 @@
 """Networks: a trunk named by `config.model.name` and a head by `config.head.name`, as a Net."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -38,16 +40,17 @@ def build(config: ConfigDict) -> Net:
     module = import_part(config.model.name, "ood_jax.models", ("trunk",))
     network = _Network(module.trunk(config.model), head(config.head, config.model.dtype))
 
-    def init(key: Array, inputs: Array) -> tuple[PyTree, PyTree]:
+    def init(key: jax.Array, inputs: Array) -> tuple[PyTree, PyTree]:
         variables = network.init(key, inputs, train=False)
         return variables["params"], variables.get("batch_stats", {})
 
     def apply(
-        params: PyTree, stats: PyTree, inputs: Array, *, train: bool, key: Array | None = None
+        params: PyTree, stats: PyTree, inputs: Array, *, train: bool, key: Any = None
     ) -> tuple[Outputs, PyTree]:
         variables = {"params": params, "batch_stats": stats}
         if not train:
-            return network.apply(variables, inputs, train=False), stats
+            outputs: Any = network.apply(variables, inputs, train=False)
+            return outputs, stats
         outputs, updated = network.apply(
             variables, inputs, train=True, rngs={"noise": key}, mutable=["batch_stats"]
         )

@@ -59,10 +59,10 @@ class ViT(nn.Module):
             kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
             name="patch",
         )(_patches(images.astype(self.dtype), self.patch))
-        cls = self.param("cls", _INIT, (1, 1, self.width))
         position = self.param("position", _INIT, (1, 1 + self.grid**2, self.width))
-        cls = jnp.broadcast_to(cls.astype(self.dtype), (len(images), 1, self.width))
-        x = jnp.concatenate([cls, tokens], axis=1)
+        cls = self.param("cls", _INIT, (1, 1, self.width)).astype(self.dtype)
+        first = jnp.broadcast_to(cls, (len(images), 1, self.width))
+        x: Array = jnp.concatenate([first, tokens], axis=1)
         x = x + interpolate_position(position, rows, columns).astype(self.dtype)
         for i in range(self.depth):
             rate = self.drop_path * i / max(self.depth - 1, 1)
