@@ -99,7 +99,7 @@ def base(method: str = "dino_negatives", preset: str = "paper") -> ConfigDict:
     c.score = ConfigDict()
     c.score.near = ()  # OOD test sets, ("name=source", ...)
     c.score.far = ()
-    c.score.scorers = ("exp_cosine",)  # modules' names in ood_jax.scorers or import paths
+    c.score.scorers = ("exp_cosine",)  # names in ood_jax.scorers, or PKG.MODULE[:FUNCTION]
     c.score.feature = "features"  # features | projections | logits
     c.score.temperature = 0.04  # of exp-cosine
     c.score.knn = 20  # neighbours that vote for a label

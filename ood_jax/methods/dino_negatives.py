@@ -251,7 +251,7 @@ def _warn(metrics: dict[str, float], outputs: int) -> list[str]:
             " method.negative_weight, let it rise over method.negative_warmup_epochs, or lower"
             " method.teacher_temperature"
         ]
-    if metrics["student_information"] < 0.002 * most:
+    if metrics["student_information"] < 0.0002 * most:
         return [
             f"the student is collapsing, it says the same of every view {found}: lower optim.lr,"
             " or raise method.teacher_momentum or method.teacher_temperature"
