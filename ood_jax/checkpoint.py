@@ -5,6 +5,8 @@ Nothing here executes what it reads: arrays and JSON only.
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -65,16 +67,21 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState, config: ConfigDict) -> None:
-        """Starts to save `state` under its step; does nothing where that step is already there."""
+        """Starts to save `state` under its step; does nothing where that step is already there.
+
+        Raises:
+          OSError: this or the save before cannot be written.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(_plain(config))
-            ),
-        )
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(_plain(config))
+                ),
+            )
 
     def config(self) -> ConfigDict:
         """The config saved with the newest step."""
@@ -89,9 +96,22 @@ class Checkpoints:
         return restored["state"]
 
     def close(self) -> None:
-        """Waits for a save under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for a save under way.
+
+        Raises:
+          OSError: it cannot be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """tensorstore calls a full disk a ValueError, among others; here all are OSErrors."""
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            raise OSError(f"{self._manager.directory} cannot be written ({error})") from error
 
 
 def check_same_run(saved: ConfigDict, config: ConfigDict, workdir: str) -> None:
@@ -184,4 +204,4 @@ def _restore_part(manager: ocp.CheckpointManager, step: int, wanted: PyTree) -> 
             )
         ),
     )
-    return restored["state"]
+    return jax.device_get(restored["state"])

@@ -87,7 +87,7 @@ def mean_probability(
     Raises:
       ValueError: as `extract`.
     """
-    centre = jax.device_put(centre, sharding.replicated(mesh))
+    centre = sharding.replicate(mesh, centre)
     step = partial(_mass, centre=centre, tau=teacher_temperature, **_static(net, config, mesh))
     total, count = np.zeros(np.shape(centre)), 0
     for batch in _over(step, params, stats, source, config, mesh, label):
@@ -151,7 +151,7 @@ def _over(
     if config.score.batch < 1:
         raise ValueError(f"score.batch = {config.score.batch}: use 1 or more")
     size = -(-config.score.batch // mesh.size) * mesh.size
-    params, stats = jax.device_put((params, stats), sharding.replicated(mesh))
+    params, stats = sharding.replicate(mesh, (params, stats))
     # Queued collectives of simulated devices can time out.
     ahead = 0 if mesh.devices.flat[0].platform == "cpu" else 2
     waiting: deque[tuple[int, dict[str, jax.Array]]] = deque()

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from ood_jax import features, sharding
 from ood_jax.checkpoint import Checkpoints, check_same_run
@@ -43,7 +44,8 @@ def train(run: Run, workdir: str) -> TrainState:
     Raises:
       ValueError: the workdir cannot be written, or holds another run.
       Diverged: a loss or gradient that is no number; the last good checkpoint is kept.
-      Interrupted: SIGINT or SIGTERM; in a run of one process the state is saved first.
+      Interrupted: SIGINT or SIGTERM; the state is saved first.
+      OSError: a disk that is full or gone.
     """
     config = run.config
     checkpoints = open_workdir(run, workdir)
@@ -88,7 +90,7 @@ def open_workdir(run: Run, workdir: str) -> Checkpoints:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".writable").touch()
-        (folder / ".writable").unlink()
+        (folder / ".writable").unlink(missing_ok=True)  # another process may have been first
     except OSError as error:
         raise ValueError(
             f"--workdir={workdir} cannot be written ({error.strerror}): name a folder that can"
@@ -145,8 +147,8 @@ def _steps(
             jax.block_until_ready(state)  # queued collectives of simulated devices can time out
         interval.add(host["index"], metrics, skipped)
         done = step + 1
-        last, stop = done == config.train.steps, bool(caught)
-        save = last or stop or done % config.train.checkpoint_every == 0
+        stop = _asked_to_stop(caught, done, config.train.log_every)
+        save = stop or done == config.train.steps or done % config.train.checkpoint_every == 0
         shown = {}
         knn_steps = round(config.train.knn_every * config.train.steps_per_epoch)
         judged = {}
@@ -155,11 +157,24 @@ def _steps(
         if save or judged or done % config.train.log_every == 0:
             shown = interval.close(done, judged)
         bar.update(1, **shown)
-        if save and (not stop or last or jax.process_count() == 1):
+        if save:
             checkpoints.save(state, config)
-        if stop and not last:
-            raise Interrupted(caught[0], done)
+        if stop:
+            raise Interrupted(stop, done)
     return state
+
+
+def _asked_to_stop(caught: list[int], step: int, every: int) -> int:
+    """The signal to stop for after `step`, 0 = none: the same in all processes.
+
+    Several processes must stop at one step, so they ask each other; rarely, since all wait for it.
+    """
+    if jax.process_count() == 1:
+        return caught[0] if caught else 0
+    if step % every:
+        return 0
+    mine = np.array(caught[0] if caught else 0, np.int32)
+    return int(np.max(multihost_utils.process_allgather(mine)))
 
 
 def knn(run: Run, state: TrainState) -> float:

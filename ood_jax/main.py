@@ -7,19 +7,26 @@ on Cloud TPU, Slurm and Kubernetes --distributed alone finds these out.
 """
 
 import argparse
+import signal
 import sys
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING
 
 from ood_jax import cpu
 
+if TYPE_CHECKING:  # what takes time to import waits until Ctrl-C is caught
+    from ml_collections import ConfigDict
+
 
 def main(argv: list[str]) -> int:
-    """Runs the job; returns the exit code: 0 done, 1 diverged, 2 a mistake in what was asked."""
-    from ood_jax.config import load
+    """Runs the job; returns the exit code.
 
+    0 done, 1 failed on the way (diverged, disk full), 2 a mistake in what was asked, 128 + N
+    stopped by the signal N.
+    """
     arguments, rest = _parser().parse_known_args(argv)
     try:
+        from ood_jax.config import load
+
         strangers = [a for a in rest if not a.lstrip("-").startswith(("config", "noconfig"))]
         if strangers:
             raise ValueError(
@@ -28,11 +35,20 @@ def main(argv: list[str]) -> int:
         config = load(rest)
         return _run(config, arguments)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _failed(error, 2)
+    except OSError as error:
+        return _failed(f"{error}; the same command goes on from the last checkpoint", 1)
+    except KeyboardInterrupt:
+        print("SIGINT: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
-def _run(config: ConfigDict, arguments: argparse.Namespace) -> int:
+def _failed(error: Exception | str, code: int) -> int:
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    return code
+
+
+def _run(config: "ConfigDict", arguments: argparse.Namespace) -> int:
     import jax
 
     _initialise(arguments)
@@ -49,8 +65,7 @@ def _run(config: ConfigDict, arguments: argparse.Namespace) -> int:
     try:
         loop.train(run, workdir)
     except loop.Diverged as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return _failed(error, 1)
     except loop.Interrupted as stop:
         print(str(stop), file=sys.stderr)
         return stop.code
@@ -62,8 +77,6 @@ def _initialise(arguments: argparse.Namespace) -> None:
     import jax
 
     if arguments.coordinator:
-        if jax.config.read("jax_platforms") == "cpu":
-            jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(arguments.coordinator, arguments.processes, arguments.process)
     elif arguments.distributed:
         jax.distributed.initialize()

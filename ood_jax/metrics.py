@@ -11,7 +11,7 @@ import numpy as np
 
 from ood_jax.types import Array
 
-RECALL = 0.95  # of FPR95
+RECALL = 0.95
 
 
 class Curve(NamedTuple):

@@ -35,9 +35,8 @@ def histograms(inside: Scores, outside: Scores, name: str) -> "Figure":
         pair = [np.asarray(s[scorer], np.float64) for s in (inside, outside)]
         edges = _edges(np.concatenate(pair))
         for scores, label in zip(pair, ("in-distribution test", name), strict=True):
-            panel.hist(
-                scores.clip(edges[0], edges[-1]), edges, density=True, alpha=0.55, label=label
-            )
+            heights, _ = np.histogram(scores.clip(edges[0], edges[-1]), edges, density=True)
+            panel.stairs(heights, edges, fill=True, alpha=0.55, label=label)
         panel.set_xlabel(f"{scorer}, higher = more OOD")
         panel.set_ylabel("density")
         panel.legend()
@@ -72,4 +71,4 @@ def _edges(scores: np.ndarray) -> np.ndarray:
 
 def _save(figure: "Figure", path: Path) -> None:
     with replaced(path) as fresh:
-        figure.savefig(fresh, format="png", dpi=120)
+        figure.savefig(fresh, format="png", dpi=100)

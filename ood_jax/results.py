@@ -139,9 +139,10 @@ def show(results: dict[str, Any]) -> None:
         for start in range(0, len(scorers), COLUMNS):
             columns = scorers[start : start + COLUMNS]
             table = Table(title=title, title_justify="left", box=box.SIMPLE)
-            table.add_column("OOD set")
+            table.add_column("OOD set", no_wrap=True)
             for scorer in columns:
-                table.add_column(scorer.replace("@", "\n@"), justify="right", overflow="fold")
+                header = scorer.replace("@", "\n@")
+                table.add_column(header, justify="right", overflow="fold", min_width=6)
             for name, found, mean in table_rows(results):
                 cells = [f"{100 * found[scorer][metric]:.2f}" for scorer in columns]
                 table.add_row(*map(Text, (name, *cells)), style="bold" if mean else "")

@@ -37,6 +37,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
+    """Arrays on the host, the same in every process -> the same arrays, whole on every device."""
+    everywhere = replicated(mesh)
+
+    def place(x: Any) -> jax.Array:
+        return jax.make_array_from_process_local_data(everywhere, np.asarray(x), np.shape(x))
+
+    return jax.tree.map(place, tree)
+
+
 def global_batch(mesh: Mesh, local: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """This process's rows of a batch -> arrays of the global batch, axis 0 over the mesh."""
     sharding = batch_sharding(mesh)

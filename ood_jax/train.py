@@ -42,6 +42,11 @@ def prepare(config: ConfigDict) -> Run:
       ValueError: whatever is wrong with the config or its data, in one line.
     """
     mesh = sharding.make_mesh(config.train.devices)
+    if jax.process_count() > 1 and mesh.size < len(jax.devices()):
+        raise ValueError(
+            f"train.devices = {mesh.size}: several processes use all their {len(jax.devices())}"
+            " devices; set it to 0"
+        )
     sharding.check_batch(mesh, config.train.batch, config.train.accumulate)
     train = open_source(config.data.train, root=config.data.root)
     auxiliary = None

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+import jax
+
+from ood_jax.checkpoint import Checkpoints
 from ood_jax.config import base
+from ood_jax.train import init_state, prepare
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def write_images(folder: Path, name: str, count: int, seed: int = 0, **arrays) -> str:
@@ -75,14 +81,47 @@ def write_recipe(folder: Path, name: str = "small_config") -> str:
     return f"{path}:{folder}"
 
 
-def environment(cache: Path, devices: int = 1, **more: str) -> dict[str, str]:
-    """For a `python -m ood_jax...` of its own: what compiles fast, and is compiled once a cache."""
+def environment(cache: Path, *, devices: int = 1, modules: Path | None = None) -> dict[str, str]:
+    """For a `python -m ood_jax...` of its own: what compiles fast, and is compiled once a cache.
+
+    modules: a folder of more that can be imported.
+    """
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     own = {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": flags,
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "PYTHONPATH": os.pathsep.join(map(str, filter(None, [ROOT, modules]))),
     }
-    return os.environ | own | more
+    return os.environ | own
+
+
+def final_state(config, workdir: Path):
+    """The newest state in `workdir` of a run of `config`, on the host."""
+    run = prepare(config)
+    checkpoints = Checkpoints(str(workdir), keep_last=2)
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        jax.eval_shape(lambda: init_state(run)),
+    )
+    state = jax.device_get(checkpoints.restore(abstract))
+    checkpoints.close()
+    return state
+
+
+def assert_close(found, expected, atol: float):
+    """Equal to `atol`, but for a ViT's key biases: they do not change its attention.
+
+    Their gradient is rounding alone, and Adam makes steps of it.
+    """
+
+    def compare(path, x, y):
+        x, y = np.asarray(x), np.asarray(y)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.endswith("qkv/bias"):
+            x, y = (np.delete(v.reshape(3, -1), 1, axis=0) for v in (x, y))
+        np.testing.assert_allclose(x, y, atol=atol, rtol=0, err_msg=name)
+
+    jax.tree_util.tree_map_with_path(compare, found, expected)

@@ -198,9 +198,10 @@ def test_histograms_hold_every_score_and_curves_the_auroc():
     figure = plots.histograms(inside, outside, "far")
     assert len(figure.axes) == len(SCORERS)
     for panel in figure.axes:
-        for bars in panel.containers:
-            area = sum(bar.get_height() * bar.get_width() for bar in bars)
-            assert area == pytest.approx(1.0)
+        assert len(panel.patches) == 2
+        for steps in panel.patches:
+            heights, edges, _ = steps.get_data()
+            assert np.dot(heights, np.diff(edges)) == pytest.approx(1.0)
     lines = plots.roc_curves(inside, outside, "far").axes[0].get_lines()
     for line, scorer in zip(lines, SCORERS, strict=False):
         x, y = line.get_data()

@@ -63,7 +63,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "method.centre_from": "first_rows",
         "method.weighting": "pair_counts",
         "method.local_scale": (0.15, 0.4),
-        "optim.lr": 0.002,  # 128 in-distribution images a step, the rate scaled by those
+        "train.batch": 128,  # in-distribution, beside 128 auxiliary; the rate is scaled by these
     },
 }
 

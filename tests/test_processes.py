@@ -1,0 +1,134 @@
+"""Several processes are one: the same parameters and results, in any mixture over a run."""
+
+import contextlib
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from small_run import assert_close, environment, final_state, write_recipe
+
+from ood_jax.config import load
+from ood_jax.logs import read_metrics
+
+FLAGS = ("--config.train.log_every=1", "--config.train.keep_last=9")
+SECONDS = 240
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.fixture(scope="module")
+def recipe(folder):
+    return write_recipe(folder / "data", "tiny_config")
+
+
+def _free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def _train(folder, recipe, workdir, count, during=lambda processes: None):
+    """`count` processes with one device each; [(exit code, stdout, stderr), ...]."""
+    command = [sys.executable, "-m", "ood_jax.main", f"--config={recipe}", *FLAGS]
+    command += [f"--workdir={workdir}"]
+    if count > 1:
+        command += [f"--coordinator=127.0.0.1:{_free_port()}", f"--processes={count}"]
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for i in range(count):
+            own = [f"--process={i}"] if count > 1 else []
+            process = subprocess.Popen(
+                [*command, *own],
+                env=environment(folder / "cache"),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            processes.append(stack.enter_context(process))
+            stack.callback(process.kill)
+        during(processes)
+        said = [process.communicate(timeout=SECONDS) for process in processes]
+        return [(p.returncode, *out) for p, out in zip(processes, said, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def one(folder, recipe):
+    """The workdir of a finished run of one process."""
+    ((code, _, err),) = _train(folder, recipe, folder / "one", 1)
+    assert code == 0, err
+    return folder / "one"
+
+
+def _assert_same(recipe, found, expected):
+    config = load([f"--config={recipe}", *FLAGS])
+    a, b = final_state(config, found), final_state(config, expected)
+    assert int(a.step) == int(b.step) == 6
+    assert_close(a.params, b.params, 1e-6)
+    assert_close(a.teacher, b.teacher, 1e-6)
+    assert_close(a.memory, b.memory, 1e-6)
+    assert [row["step"] for row in read_metrics(found)] == [1, 2, 3, 4, 5, 6]
+    results = [json.loads((w / "results.json").read_text()) for w in (found, expected)]
+    for name, by_scorer in results[0]["sets"].items():
+        assert by_scorer["exp_cosine"] == pytest.approx(
+            results[1]["sets"][name]["exp_cosine"], abs=1e-6
+        )
+    assert results[0]["in_distribution"] == pytest.approx(
+        results[1]["in_distribution"], abs=1e-6
+    )
+
+
+def test_two_processes_are_one(folder, recipe, one):
+    (first, second) = _train(folder, recipe, folder / "two", 2)
+    assert first[0] == second[0] == 0, first[2] + second[2]
+    assert "2 cpu device(s)" in first[2]
+    assert second[2] == ""  # the first speaks for all
+    _assert_same(recipe, folder / "two", one)
+
+
+def test_one_goes_on_where_two_were_stopped(folder, recipe, one, tmp_path):
+    """SIGTERM to both: they stop after the same step, which is saved."""
+
+    def stop(processes):
+        limit = time.monotonic() + SECONDS
+        while not (tmp_path / "metrics.jsonl").exists() and time.monotonic() < limit:
+            assert processes[0].poll() is None, processes[0].communicate()
+            time.sleep(0.01)
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+
+    ended = _train(folder, recipe, tmp_path, 2, stop)
+    assert [code for code, _, _ in ended] == [143, 143], ended
+    lines = {err.splitlines()[-1] for _, _, err in ended}
+    assert len(lines) == 1 and "SIGTERM: stopped after step" in lines.pop()
+    saved = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert saved and saved[-1] == read_metrics(tmp_path)[-1]["step"] < 6
+    ((code, _, err),) = _train(folder, recipe, tmp_path, 1)
+    assert code == 0, err
+    _assert_same(recipe, tmp_path, one)
+
+
+def test_two_go_on_where_one_stopped(folder, recipe, one, tmp_path):
+    workdir = tmp_path / "w"
+    shutil.copytree(one / "checkpoints" / "2", workdir / "checkpoints" / "2")
+    log = (one / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (workdir / "metrics.jsonl").write_text("".join(log[:3]))  # step 3 was lost
+    ended = _train(folder, recipe, workdir, 2)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    _assert_same(recipe, workdir, one)
+
+
+def test_some_devices_of_several_processes_are_refused(folder, recipe, tmp_path, monkeypatch):
+    from ood_jax import train
+
+    monkeypatch.setattr(train.jax, "process_count", lambda: 2)
+    config = load([f"--config={recipe}", "--config.train.devices=1"])
+    with pytest.raises(ValueError, match="several processes use all their 2 devices; set it to 0"):
+        train.prepare(config)
