@@ -30,7 +30,7 @@ def get_config():
 
     c.method.negatives = ("in_distribution", "auxiliary")
     c.method.shift_auxiliary = "none"
-    c.method.negative_warmup_epochs = 3.0  # with lambda = 1 from the start all becomes uniform
+    c.method.negative_warmup_epochs = 2.0  # with lambda = 1 from the start all becomes uniform
     c.method.positive_local = 2
     c.method.negative_local = 0
     c.method.local_size = 12
@@ -44,8 +44,9 @@ def get_config():
     c.method.teacher_temperature = 0.03
     c.method.teacher_temperature_end = 0.02
     c.method.teacher_momentum = 0.99
+    c.method.teacher_momentum_end = 0.995  # at 1 so short a run's teacher falls behind
 
-    c.optim.lr = 0.001
+    c.optim.lr = 0.0015
     c.optim.lr_batch = 0
     c.optim.warmup_epochs = 0.5
     c.optim.weight_decay_end = 0.04

@@ -60,6 +60,10 @@ class Checkpoints:
                 keep_period=keep_every or None,
                 enable_async_checkpointing=True,
             ),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "config": ocp.JsonCheckpointHandler(),
+            },
         )
 
     def latest_step(self) -> int | None:
@@ -88,10 +92,16 @@ class Checkpoints:
         return _read_config(self._manager, self._manager.latest_step())
 
     def restore(self, abstract: TrainState) -> TrainState:
-        """The newest state, laid out as `abstract`'s shapes, dtypes and shardings say."""
+        """The newest state, laid out as `abstract`'s shapes, dtypes and shardings say.
+
+        Raises:
+          ValueError: it has other arrays than `abstract`, naming the first.
+        """
+        step = self._manager.latest_step()
+        assert step is not None
+        _check_arrays(_item_metadata(self._manager, step), abstract, self._manager.directory / str(step))
         restored = self._manager.restore(
-            self._manager.latest_step(),
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)),
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         )
         return restored["state"]
 
@@ -174,6 +184,26 @@ def restore_for_scoring(workdir: str, step: int | None = None) -> Restored:
 
 def _folder(workdir: str) -> epath.Path:
     return epath.Path(workdir).expanduser().resolve() / "checkpoints"
+
+
+def _check_arrays(saved: PyTree, abstract: PyTree, place: epath.Path) -> None:
+    """Refuses a state that other code has written under the same config."""
+
+    def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {
+            jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+            for path, leaf in leaves
+        }
+
+    old, new = shapes(saved), shapes(abstract)
+    different = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    if different:
+        name = different[0]
+        raise ValueError(
+            f"{place} was written by other code: {name} is {old.get(name, 'absent')} there,"
+            f" {new.get(name, 'absent')} here; go on with that code, or use another --workdir"
+        )
 
 
 def _plain(config: ConfigDict) -> dict[str, Any]:

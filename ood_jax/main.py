@@ -76,6 +76,8 @@ def _run(config: "ConfigDict", arguments: argparse.Namespace) -> int:
 def _initialise(arguments: argparse.Namespace) -> None:
     import jax
 
+    # JAX's own handler would swallow a SIGTERM that comes before the loop.
+    jax.config.update("jax_enable_preemption_service", False)
     if arguments.coordinator:
         jax.distributed.initialize(arguments.coordinator, arguments.processes, arguments.process)
     elif arguments.distributed:

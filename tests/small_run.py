@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
+import jax
 import numpy as np
 
-import jax
-
+from ood_jax import sharding
 from ood_jax.checkpoint import Checkpoints
 from ood_jax.config import base
 from ood_jax.train import init_state, prepare
@@ -97,16 +97,19 @@ def environment(cache: Path, *, devices: int = 1, modules: Path | None = None) -
     return os.environ | own
 
 
-def final_state(config, workdir: Path):
-    """The newest state in `workdir` of a run of `config`, on the host."""
-    run = prepare(config)
-    checkpoints = Checkpoints(str(workdir), keep_last=2)
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+def abstract_state(run, devices: int = 1):
+    """Shapes, types and places of the state of `run`, whole on each of the first `devices`."""
+    everywhere = sharding.replicated(sharding.make_mesh(devices))
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
         jax.eval_shape(lambda: init_state(run)),
     )
-    state = jax.device_get(checkpoints.restore(abstract))
+
+
+def final_state(config, workdir: Path):
+    """The newest state in `workdir` of a run of `config`, on the host."""
+    checkpoints = Checkpoints(str(workdir), keep_last=2)
+    state = jax.device_get(checkpoints.restore(abstract_state(prepare(config))))
     checkpoints.close()
     return state
 

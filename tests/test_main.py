@@ -18,6 +18,8 @@ from ood_jax.logs import read_metrics
 from ood_jax.main import main
 from ood_jax.train import init_state, prepare
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -20,6 +20,8 @@ from ood_jax.logs import read_metrics
 from ood_jax.main import main
 from ood_jax.train import prepare
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 
 class Crash(Exception):
     """Nothing is saved: what kill -9 does, without the wait for another process."""
@@ -146,13 +148,12 @@ def _finish(recipe, workdir, env):
 
 
 def test_kill_9_then_sigint_then_the_end(folder, tmp_path):
-    """Processes of their own, without a shared compilation cache; scored at the end."""
+    """Processes of their own, the killed one's step compiled anew; scored at the end."""
     recipe = write_recipe(folder / "data", "tiny_config")
-    env = environment(folder / "cache")
+    env, other = environment(tmp_path / "cache"), environment(tmp_path / "other")
     expected = _finish(recipe, tmp_path / "whole", env)
-    del env["JAX_COMPILATION_CACHE_DIR"]
     workdir, delay = tmp_path / "w", random.uniform(0, 0.5)
-    code, output = _signalled(recipe, workdir, signal.SIGKILL, delay, env)
+    code, output = _signalled(recipe, workdir, signal.SIGKILL, delay, other)
     assert code == -signal.SIGKILL, output
     code, output = _signalled(recipe, workdir, signal.SIGINT, 0, env)
     assert code == 130 and "Traceback" not in output, output

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_run import small_config, write_images
+from small_run import assert_close, tiny_config, write_images
 
 from ood_jax import loop, optim, sharding
 from ood_jax.config import load
@@ -17,6 +17,8 @@ from ood_jax.logs import read_metrics
 from ood_jax.data.pipeline import train_batches
 from ood_jax.train import init_state, make_step, prepare, resolved
 from ood_jax.types import Aux, Method, Update
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,13 +52,9 @@ def _steps(config, count):
     return jax.device_get(state), metrics
 
 
-def _close(a, b, atol):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol, rtol=0), a, b)
-
-
 @pytest.mark.parametrize("trunk", ["vit", "resnet"])
 def test_one_device_is_two(tmp_path, trunk):
-    config = small_config(tmp_path)
+    config = tiny_config(tmp_path)
     if trunk == "resnet":  # its BatchNorm must see the global batch
         config.model.name, config.model.depth, config.model.width = trunk, 10, 8
     states = []
@@ -66,26 +64,26 @@ def test_one_device_is_two(tmp_path, trunk):
     (one, metrics_one), (two, metrics_two) = states
     for a, b in zip(metrics_one, metrics_two, strict=True):
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-6)
-    _close(one.params, two.params, 1e-6)
-    _close(one.teacher, two.teacher, 1e-6)
-    _close(one.memory, two.memory, 1e-6)
-    _close(one.stats, two.stats, 1e-5)
+    assert_close(one.params, two.params, 1e-6)
+    assert_close(one.teacher, two.teacher, 1e-6)
+    assert_close(one.memory, two.memory, 1e-6)
+    assert_close(one.stats, two.stats, 1e-5)
 
 
 def test_accumulation_changes_nothing(tmp_path):
-    config = small_config(tmp_path)
+    config = tiny_config(tmp_path)
     whole, metrics_whole = _steps(config, 2)
     config.train.accumulate = 2
     parts, metrics_parts = _steps(config, 2)
     np.testing.assert_allclose(metrics_whole[1]["loss"], metrics_parts[1]["loss"], rtol=1e-5)
-    _close(whole.memory, parts.memory, 1e-5)
+    assert_close(whole.memory, parts.memory, 1e-5)
     # Adam's first steps are +-lr whatever the gradient, so rounding can turn a sign near 0.
     moved = jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b), whole.params, parts.params))
     assert np.mean([np.mean(m > 1e-6) for m in moved]) < 0.02
 
 
 def test_seed_is_all_the_randomness(tmp_path):
-    config = small_config(tmp_path)
+    config = tiny_config(tmp_path)
     a, _ = _steps(config, 2)
     b, _ = _steps(config, 2)
     jax.tree.map(np.testing.assert_array_equal, a, b)
@@ -97,7 +95,7 @@ def test_seed_is_all_the_randomness(tmp_path):
 
 
 def test_teacher_follows_and_last_layer_waits(tmp_path):
-    config = small_config(tmp_path)
+    config = tiny_config(tmp_path)
     config.optim.warmup_epochs, config.optim.freeze_epochs = 0.0, 1.0
     start = jax.device_get(init_state(prepare(config)))
     state, metrics = _steps(config, 2)
@@ -120,7 +118,7 @@ def test_teacher_follows_and_last_layer_waits(tmp_path):
 
 
 def test_update_moves_only_what_it_trains(tmp_path):
-    config = small_config(tmp_path)
+    config = tiny_config(tmp_path)
     run = prepare(config)
     optimiser = optim.build(run.config, "head/.*")
     params = {"head": {"a": jnp.ones(2)}, "trunk": {"b": jnp.ones(2)}}
@@ -134,7 +132,7 @@ def test_update_moves_only_what_it_trains(tmp_path):
 
 def test_two_updates_share_the_steps_rates(tmp_path):
     """Schedules follow the run's step, not the number of optimiser calls."""
-    config = small_config(tmp_path)
+    config = tiny_config(tmp_path)
     run = prepare(config)
 
     def loss(params, state, batch, key):
@@ -152,7 +150,7 @@ def test_two_updates_share_the_steps_rates(tmp_path):
 
 
 def test_nan_stops_with_the_last_checkpoint(tmp_path):
-    config = small_config(tmp_path / "data")
+    config = tiny_config(tmp_path / "data")
     config.optim.lr, config.optim.clip = 1e30, 0.0
     config.train.checkpoint_every, config.train.log_every = 1, 1
     with pytest.raises(loop.Diverged, match=r"loss .*nan.* on images \d+, .* is kept|loss nan"):
@@ -162,7 +160,7 @@ def test_nan_stops_with_the_last_checkpoint(tmp_path):
 
 
 def test_collapse_is_noticed_within_50_steps(tmp_path, capsys):
-    config = small_config(tmp_path / "data")
+    config = tiny_config(tmp_path / "data")
     config.method.negative_weight, config.optim.lr = 50.0, 0.3
     config.optim.warmup_epochs = 0.0
     config.train.epochs, config.train.log_every = 50 / 3, 10
@@ -172,7 +170,7 @@ def test_collapse_is_noticed_within_50_steps(tmp_path, capsys):
 
 
 def test_healthy_run_gets_no_warning(tmp_path, capsys):
-    config = small_config(tmp_path / "data")
+    config = tiny_config(tmp_path / "data")
     config.method.negatives = ()
     loop.train(prepare(config), str(tmp_path / "w"))
     assert "warning" not in capsys.readouterr().err
@@ -223,7 +221,7 @@ def test_every_recipe_has_a_step(recipe, tmp_path, monkeypatch):
 
 
 def test_bfloat16_compute_keeps_float32_parameters_and_losses(tmp_path):
-    config = small_config(tmp_path)
+    config = tiny_config(tmp_path)
     _, exact = _steps(config, 1)
     config.model.dtype = "bfloat16"
     state, metrics = _steps(config, 1)
@@ -237,9 +235,9 @@ def test_without_grain_and_tfds(tmp_path):
     code = (
         "import sys; sys.modules['grain'] = sys.modules['tensorflow_datasets'] = None\n"
         f"sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
-        "from pathlib import Path; from small_run import small_config\n"
+        "from pathlib import Path; from small_run import assert_close, tiny_config\n"
         "from ood_jax import loop; from ood_jax.train import prepare\n"
-        f"c = small_config(Path({str(tmp_path / 'data')!r})); c.train.steps = 2\n"
+        f"c = tiny_config(Path({str(tmp_path / 'data')!r})); c.train.steps = 2\n"
         f"assert int(loop.train(prepare(c), {str(tmp_path / 'w')!r}).step) == 2\n"
     )
     done = subprocess.run(
@@ -249,7 +247,7 @@ def test_without_grain_and_tfds(tmp_path):
 
 
 def test_knn_accuracy_while_training(tmp_path):
-    config = small_config(tmp_path / "data")
+    config = tiny_config(tmp_path / "data")
     config.train.knn_every = 1
     loop.train(prepare(config), str(tmp_path / "w"))
     rows = [r for r in read_metrics(tmp_path / "w") if "knn_accuracy" in r]
