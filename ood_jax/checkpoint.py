@@ -99,7 +99,9 @@ class Checkpoints:
         """
         step = self._manager.latest_step()
         assert step is not None
-        _check_arrays(_item_metadata(self._manager, step), abstract, self._manager.directory / str(step))
+        _check_arrays(
+            _item_metadata(self._manager, step), abstract, self._manager.directory / str(step)
+        )
         restored = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         )

@@ -249,8 +249,8 @@ class _Interval:
     def _diverged(self, step: int, index: np.ndarray, row: dict[str, Any]) -> None:
         kept = self._checkpoints.latest_step()
         raise Diverged(
-            f"loss {row['loss']:g}, gradient norm {row['gradient_norm']:g} at step {step}, on images"
-            f" {', '.join(map(str, index.tolist()))} of data.train;"
+            f"loss {row['loss']:g}, gradient norm {row['gradient_norm']:g} at step {step}, on"
+            f" images {', '.join(map(str, index.tolist()))} of data.train;"
             f" {'no checkpoint yet' if kept is None else f'the checkpoint of step {kept} is kept'}."
             " Lower optim.lr, or look at these images"
         )

@@ -1,4 +1,4 @@
-"""The one place that knows devices: the mesh, how batches and states lie on it, and what crosses it.
+"""The one place that knows devices: the mesh, how batches and states lie on it, what crosses it.
 
 Parallelism is `jax.jit` over global arrays (what `pjit` used to be): losses see the whole batch.
 """
@@ -22,7 +22,9 @@ def make_mesh(devices: int = 0) -> Mesh:
     """
     have = jax.devices()
     if not 0 <= devices <= len(have):
-        raise ValueError(f"train.devices = {devices}: this run has {len(have)} devices; use 0 for all")
+        raise ValueError(
+            f"train.devices = {devices}: this run has {len(have)} devices; use 0 for all"
+        )
     count = devices or len(have)
     return jax.make_mesh((count,), (DATA,), axis_types=(AxisType.Auto,), devices=have[:count])
 

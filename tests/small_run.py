@@ -48,7 +48,7 @@ def small_config(folder: Path, method: str = "dino_negatives"):
 
 
 def tiny_config(folder: Path, method: str = "dino_negatives"):
-    """`small_config` with what compiles in half the time: one block, one negative, no local views."""
+    """`small_config` with what compiles in half the time: one negative, no local views."""
     c = small_config(folder, method)
     c.name = "tiny"
     c.model.name, c.model.depth, c.model.width = "vit", 1, 8

@@ -102,7 +102,10 @@ def test_a_method_outside_the_package(tmp_path):
 def test_its_own_mistakes_and_keys(tmp_path):
     _write(tmp_path)
     for flag, says in (
-        ("--config.method.temperature=0", "error: method.temperature = 0.0: use a number above 0\n"),
+        (
+            "--config.method.temperature=0",
+            "error: method.temperature = 0.0: use a number above 0\n",
+        ),
         (
             "--config.method.temprature=1",
             "error: unknown config key 'method.temprature'."

@@ -16,7 +16,11 @@ from ood_jax.config import load
 from ood_jax.logs import read_metrics
 
 STEPS = 20
-FLAGS = (f"--config.train.steps={STEPS}", "--config.train.log_every=1", "--config.train.keep_last=9")
+FLAGS = (
+    f"--config.train.steps={STEPS}",
+    "--config.train.log_every=1",
+    "--config.train.keep_last=9",
+)
 SECONDS = 240
 
 
@@ -81,9 +85,7 @@ def _assert_same(recipe, found, expected):
         assert by_scorer["exp_cosine"] == pytest.approx(
             results[1]["sets"][name]["exp_cosine"], abs=1e-6
         )
-    assert results[0]["in_distribution"] == pytest.approx(
-        results[1]["in_distribution"], abs=1e-6
-    )
+    assert results[0]["in_distribution"] == pytest.approx(results[1]["in_distribution"], abs=1e-6)
 
 
 def test_two_processes_are_one(folder, recipe, one):

@@ -17,7 +17,6 @@ from ood_jax import loop
 from ood_jax.checkpoint import Checkpoints
 from ood_jax.config import load
 from ood_jax.logs import read_metrics
-from ood_jax.main import main
 from ood_jax.train import prepare
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -109,11 +108,22 @@ def test_another_number_of_devices(folder, whole, tmp_path, monkeypatch):
     assert_close(state.memory, whole.memory, 1e-6)
 
 
-FLAGS = ("--config.train.steps=60", "--config.train.checkpoint_every=3", "--config.train.log_every=1")
+FLAGS = (
+    "--config.train.steps=60",
+    "--config.train.checkpoint_every=3",
+    "--config.train.log_every=1",
+)
 
 
 def _command(recipe, workdir):
-    return [sys.executable, "-m", "ood_jax.main", f"--config={recipe}", f"--workdir={workdir}", *FLAGS]
+    return [
+        sys.executable,
+        "-m",
+        "ood_jax.main",
+        f"--config={recipe}",
+        f"--workdir={workdir}",
+        *FLAGS,
+    ]
 
 
 def _checkpoints(workdir):
@@ -124,7 +134,11 @@ def _signalled(recipe, workdir, number, after, env):
     """Starts the run, and sends the signal `after` seconds after its first new checkpoint."""
     before = set(workdir.glob("checkpoints/*"))
     with subprocess.Popen(
-        _command(recipe, workdir), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        _command(recipe, workdir),
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         try:
             limit = time.monotonic() + 120

@@ -13,8 +13,8 @@ from small_run import assert_close, tiny_config, write_images
 
 from ood_jax import loop, optim, sharding
 from ood_jax.config import load
-from ood_jax.logs import read_metrics
 from ood_jax.data.pipeline import train_batches
+from ood_jax.logs import read_metrics
 from ood_jax.train import init_state, make_step, prepare, resolved
 from ood_jax.types import Aux, Method, Update
 
