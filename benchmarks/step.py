@@ -41,9 +41,7 @@ def measure(argv: list[str], steps: int) -> dict[str, float]:
 
     run = prepare(load(argv))
     config = run.config
-    step = jax.jit(
-        make_step(run.method, run.optimisers, run.rates, seed=0), donate_argnums=0
-    )
+    step = jax.jit(make_step(run.method, run.optimisers, run.rates, seed=0), donate_argnums=0)
     batches = train_batches(
         run.train, run.auxiliary, batch=config.train.batch, size=config.data.size, seed=0
     )

@@ -3,8 +3,8 @@
     python -m ood_jax.main --config=configs/quickstart.py
 
 In: letters A-G, J, K, L in eleven fonts, without labels. Negatives: the same letters turned by 90,
-180 or 270 degrees, and other images (lowercase letters, symbols, patches of a photograph). OOD sets:
-other capitals and digits (near); Greek and Cyrillic, handwritten digits, a photograph (far).
+180 or 270 degrees, and other images (lowercase letters, symbols, patches of a photograph). OOD
+sets: other capitals and digits (near); Greek and Cyrillic, handwritten digits, a photograph (far).
 No flips: a mirrored letter is another thing. Time and AUROC: see the README's table.
 """
 

@@ -1,7 +1,7 @@
 """ResNet with basic blocks and the CIFAR stem (He et al. 2016).
 
-BatchNorm is over the global batch. GroupNorm is for self-distillation: a teacher in evaluation mode then needs no statistics, which
-would lag behind its own slow parameters.
+BatchNorm is over the global batch. GroupNorm is for self-distillation: a teacher in evaluation mode
+then needs no statistics, which would lag behind its own slow parameters.
 """
 
 from functools import partial
