@@ -109,20 +109,22 @@ class Features(NamedTuple):
     """What scorers see of N images; host or device arrays.
 
     features float32 [N, D]; logits float32 [N, K] or None; projections float32 [N, P] or None;
-    labels int32 [N] (-1 = none) or None; head: the last layer's {"kernel" [D, K], "bias" [K]} or {}.
+    labels int32 [N] (-1 = none) or None; head: the last layer's {"kernel" [D, K], "bias" [K]} or
+    None.
     """
 
     features: Array
     logits: Array | None = None
     projections: Array | None = None
     labels: Array | None = None
-    head: dict[str, Array] = {}
+    head: dict[str, Array] | None = None
 
 
 class Scorer(NamedTuple):
     """A post-hoc score; higher = more OOD, everywhere.
 
-    fit: Features of the in-distribution train set -> state. score: (state, Features) -> float32 [N].
+    fit: Features of the in-distribution train set -> state.
+    score: (state, Features) -> float32 [N].
     score_train: state -> float32 [M], the train set under its own fit, each image left out of the
     bank that judges it; None = the score has no bank, so `score` on the train set is the same.
     """

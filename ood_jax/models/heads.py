@@ -59,14 +59,12 @@ class DinoHead(nn.Module):
             if not last:
                 x = nn.gelu(x, approximate=False)
         projections = l2_normalise(x.astype(jnp.float32))
-        logits = WeightNormDense(self.outputs, self.train_gain, self.dtype, name="last")(
-            projections
-        )
-        return projections, logits
+        last_layer = WeightNormDense(self.outputs, self.train_gain, self.dtype, name="last")
+        return projections, last_layer(projections)
 
 
 class WeightNormDense(nn.Module):
-    """x [B, P] -> float32 [B, K] with rows gain_k v_k / |v_k|; gain is fixed at 1 unless trained."""
+    """x [B, P] -> float32 [B, K] with rows gain_k v_k / |v_k|; the gain stays 1 unless trained."""
 
     outputs: int
     train_gain: bool
