@@ -37,11 +37,11 @@ def measure(argv: list[str], steps: int) -> dict[str, float]:
     from ood_jax import sharding
     from ood_jax.config import load
     from ood_jax.data.pipeline import train_batches
-    from ood_jax.train import init_state, make_step, prepare
+    from ood_jax.train import init_state, jitted_step, prepare
 
     run = prepare(load(argv))
     config = run.config
-    step = jax.jit(make_step(run.method, run.optimisers, run.rates, seed=0), donate_argnums=0)
+    step = jitted_step(run)
     batches = train_batches(
         run.train, run.auxiliary, batch=config.train.batch, size=config.data.size, seed=0
     )

@@ -19,7 +19,7 @@ from ood_jax.data.pipeline import train_batches
 from ood_jax.logs import MetricLog
 from ood_jax.progress import Progress
 from ood_jax.scorers.knn import knn_accuracy
-from ood_jax.train import Run, init_state, make_step, open_test
+from ood_jax.train import Metrics, Run, init_state, jitted_step, open_test
 from ood_jax.types import TrainState
 
 
@@ -126,18 +126,7 @@ def _steps(
 ) -> TrainState:
     config, mesh = run.config, run.mesh
     begin = int(state.step)
-    step_fn = jax.jit(
-        make_step(
-            run.method,
-            run.optimisers,
-            run.rates,
-            seed=config.seed,
-            accumulate=config.train.accumulate,
-        ),
-        in_shardings=(sharding.replicated(mesh), sharding.batch_sharding(mesh)),
-        out_shardings=sharding.replicated(mesh),
-        donate_argnums=0,
-    )
+    step_fn = jitted_step(run)
     interval = _Interval(run, log, checkpoints)
     for step in range(begin, config.train.steps):
         host = next(batches)
@@ -212,12 +201,12 @@ class _Interval:
 
     def __init__(self, run: Run, log: MetricLog, checkpoints: Checkpoints):
         self._run, self._log, self._checkpoints = run, log, checkpoints
-        self._rows: list[tuple[np.ndarray, dict[str, jax.Array]]] = []
+        self._rows: list[tuple[np.ndarray, Metrics]] = []
         self._skipped = 0
         self._since = time.monotonic()
         self._warned: set[str] = set()
 
-    def add(self, index: np.ndarray, metrics: dict[str, jax.Array], skipped: int) -> None:
+    def add(self, index: np.ndarray, metrics: Metrics, skipped: int) -> None:
         self._rows.append((index, metrics))
         self._skipped += skipped
 

@@ -171,6 +171,24 @@ def make_step(
     return step
 
 
+def jitted_step(run: Run) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """`make_step` of a run over its mesh: data-parallel, the old state's memory reused."""
+    everywhere = sharding.replicated(run.mesh)
+    step = make_step(
+        run.method,
+        run.optimisers,
+        run.rates,
+        seed=run.config.seed,
+        accumulate=run.config.train.accumulate,
+    )
+    return jax.jit(
+        step,
+        in_shardings=(everywhere, sharding.batch_sharding(run.mesh)),
+        out_shardings=everywhere,
+        donate_argnums=0,
+    )
+
+
 def _gradients(
     update: Update,
     views: Callable[[Batch, Array], Batch],

@@ -15,7 +15,7 @@ from ood_jax import loop, optim, sharding
 from ood_jax.config import load
 from ood_jax.data.pipeline import train_batches
 from ood_jax.logs import read_metrics
-from ood_jax.train import init_state, make_step, prepare, resolved
+from ood_jax.train import init_state, jitted_step, make_step, prepare, resolved
 from ood_jax.types import Aux, Method, Update
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -27,15 +27,7 @@ def _steps(config, count):
     """`count` steps of a run; returns the last state and the metrics of each step."""
     run = prepare(config)
     state = init_state(run)
-    step = jax.jit(
-        make_step(
-            run.method,
-            run.optimisers,
-            run.rates,
-            seed=config.seed,
-            accumulate=config.train.accumulate,
-        )
-    )
+    step = jitted_step(run)
     batches = train_batches(
         run.train,
         run.auxiliary,
