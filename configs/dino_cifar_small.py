@@ -68,8 +68,8 @@ def get_config(variant: str = "rot_imgn"):
     c.train.checkpoint_every = 500
 
     c.score.near = ("cifar100=npz:cifar100-test.npz[1000:]",)
-    # The paper scores ViT features, which a last norm centres. These are means of ReLUs, all cosines
-    # near 1; on the validation images (never on test) the soft-class logits tell far more apart.
+    # The paper scores ViT features, which a last norm centres. These are means of ReLUs, with all
+    # cosines near 1; on the validation images (not on test) the logits tell far more apart.
     c.score.feature = "logits"
     c.score.baselines = ("pixels", "untrained")
     return c

@@ -159,7 +159,8 @@ def load(argv: list[str]) -> ConfigDict:
     """The config that `--config=FILE[:ARGUMENT] [--config.key=value ...]` asks for, locked.
 
     Raises:
-      ValueError: no such file, unknown key (with the nearest one), or a value of another type.
+      ValueError: no such file, unknown key (with the nearest one, in the recipe too), or a value of
+        another type.
     """
     paths = [a.split("=", 1)[1] for a in argv if re.match(r"--?config=", a)]
     if len(paths) != 1:
@@ -211,7 +212,11 @@ def _recipe(spec: str) -> ConfigDict:
             f"--config={spec}: this recipe "
             + ("takes no argument after a colon" if argument else "needs one, as in FILE:ARGUMENT")
         ) from None
-    return module.get_config(*arguments)
+    try:
+        return module.get_config(*arguments)
+    except (AttributeError, KeyError, TypeError) as error:  # a locked config's answers to a typo
+        text = " ".join(str(error).split()).split("Other fields present")[0]
+        raise ValueError(f"--config={spec}: {text}") from error
 
 
 def _with_method(config: ConfigDict, name: str) -> ConfigDict:

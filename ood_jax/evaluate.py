@@ -18,7 +18,7 @@ from ood_jax.data.source import Source
 from ood_jax.features import Extracted
 from ood_jax.plan import TEST, TRAIN, Plan
 from ood_jax.results import SetScores
-from ood_jax.scorers.knn import knn_accuracy, pick
+from ood_jax.scorers import knn
 from ood_jax.types import Net, PyTree, Scorer
 
 Found = dict[str, Extracted]  # set -> its features
@@ -173,7 +173,7 @@ def _in_distribution(
     if scorer.score_train is not None:
         sensitivity = metrics.auroc(scorer.score_train(state), test_scores[name])
     return {
-        "knn_accuracy": _knn_accuracy(run.config, train, test),
+        "knn_accuracy": knn_accuracy(run.config, train, test),
         "knn_neighbours": run.config.score.knn,
         "sensitivity_auroc": sensitivity,
         "sensitivity_auroc_literal": literal,
@@ -184,15 +184,15 @@ def _in_distribution(
     }
 
 
-def _knn_accuracy(config: ConfigDict, train: Extracted, test: Extracted) -> float | None:
-    """None where train or test images have no labels."""
+def knn_accuracy(config: ConfigDict, train: Extracted, test: Extracted) -> float | None:
+    """Weighted kNN accuracy as `config.score` has it; None where images have no labels."""
     bank_labels, labels = train.features.labels, test.features.labels
     if bank_labels is None or labels is None or max(bank_labels) < 0 or max(labels) < 0:
         return None
-    return knn_accuracy(
-        pick(train.features, config.score.feature),
+    return knn.knn_accuracy(
+        knn.pick(train.features, config.score.feature),
         bank_labels,
-        pick(test.features, config.score.feature),
+        knn.pick(test.features, config.score.feature),
         labels,
         neighbours=config.score.knn,
         temperature=config.score.knn_temperature,

@@ -12,13 +12,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ood_jax import features, sharding
+from ood_jax import evaluate, features, sharding
 from ood_jax.checkpoint import Checkpoints, check_same_run
 from ood_jax.config import to_json
 from ood_jax.data.pipeline import train_batches
 from ood_jax.logs import MetricLog
 from ood_jax.progress import Progress
-from ood_jax.scorers.knn import knn_accuracy
 from ood_jax.train import Metrics, Run, init_state, jitted_step, open_test
 from ood_jax.types import TrainState
 
@@ -140,9 +139,7 @@ def _steps(
         save = stop or done == config.train.steps or done % config.train.checkpoint_every == 0
         shown = {}
         knn_steps = round(config.train.knn_every * config.train.steps_per_epoch)
-        judged = {}
-        if knn_steps and done % knn_steps == 0:
-            judged["knn_accuracy"] = knn(run, state)
+        judged = judge(run, state) if knn_steps and done % knn_steps == 0 else {}
         if save or judged or done % config.train.log_every == 0:
             shown = interval.close(done, judged)
         bar.update(1, **shown)
@@ -166,7 +163,7 @@ def _asked_to_stop(caught: list[int], step: int, every: int) -> int:
     return int(np.max(multihost_utils.process_allgather(mine)))
 
 
-def knn(run: Run, state: TrainState) -> float:
+def judge(run: Run, state: TrainState) -> dict[str, float]:
     """Weighted kNN accuracy of the teacher (else the student) on data.test, from data.train."""
     config = run.config
     network = state.teacher or {"params": state.params, "stats": state.stats}
@@ -180,20 +177,11 @@ def knn(run: Run, state: TrainState) -> float:
             mesh=run.mesh,
             fields=(config.score.feature,),
             label=f"kNN {name}",
-        ).features
+        )
         for name, source in (("train", run.train), ("test", open_test(config)))
     ]
-    bank, test = (np.asarray(getattr(f, config.score.feature)) for f in found)
-    bank_labels, test_labels = (np.asarray(f.labels) for f in found)
-    return knn_accuracy(
-        bank,
-        bank_labels,
-        test,
-        test_labels,
-        neighbours=config.score.knn,
-        temperature=config.score.knn_temperature,
-        block=config.score.block,
-    )
+    accuracy = evaluate.knn_accuracy(config, *found)
+    return {} if accuracy is None else {"knn_accuracy": accuracy}
 
 
 class _Interval:

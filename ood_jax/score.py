@@ -11,6 +11,7 @@ W may be of a run that is still going on. Features are kept in W/features/ for t
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,7 +138,10 @@ def _write(written: dict[str, Any], found: "Evaluation", path: Path) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; returns the exit code: 0 done, 2 a mistake in what was asked."""
+    """The command line; returns the exit code.
+
+    0 done, 1 a disk that is full or gone, 2 a mistake in what was asked, 130 stopped by Ctrl-C.
+    """
     summary, _, rest = str(__doc__).partition("\n")
     parser = argparse.ArgumentParser(
         "python -m ood_jax.score",
@@ -154,9 +158,12 @@ def main(argv: Sequence[str]) -> int:
     try:
         ood = None if options.ood is None else named_sources(tuple(options.ood))
         score_run(options.workdir, ood=ood, out=options.out, step=options.step)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (ValueError, OSError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        print("SIGINT: stopped; features of the sets that were done are kept", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
 
 

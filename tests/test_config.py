@@ -178,7 +178,7 @@ def test_wrong_type_is_one_line_with_an_example(ask, flag, words):
 
 def test_recipe_cannot_invent_a_key(folder):
     (folder / "typo.py").write_text(RECIPE.replace("optim.b2", "optim.beta"))
-    with pytest.raises(AttributeError, match="beta"):
+    with pytest.raises(ValueError, match="beta"):
         load([f"--config={folder / 'typo.py'}"])
 
 
@@ -296,3 +296,13 @@ def test_every_default_can_be_said_on_the_command_line(folder):
     for key, value in flat(base()).items():
         assert isinstance(value, bool | int | float | str | tuple), key
         assert configs.overrides.parse(key, [str(value)], value) == value, key
+
+
+def test_a_typo_in_a_recipe_is_one_line(tmp_path):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from ood_jax.config import base\n\n"
+        "def get_config():\n    c = base()\n    c.train.bach = 3\n    return c\n"
+    )
+    with pytest.raises(ValueError, match=r'recipe\.py: .*Did you mean "batch" instead of "bach"'):
+        load([f"--config={recipe}"])
