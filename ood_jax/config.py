@@ -215,7 +215,7 @@ def _recipe(spec: str) -> ConfigDict:
     try:
         return module.get_config(*arguments)
     except (AttributeError, KeyError, TypeError) as error:  # a locked config's answers to a typo
-        text = " ".join(str(error).split()).split("Other fields present")[0]
+        text = re.sub(r"Other fields present: .*}\W*", "", " ".join(str(error).split()))
         raise ValueError(f"--config={spec}: {text}") from error
 
 
