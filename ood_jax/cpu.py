@@ -1,7 +1,7 @@
 """What makes XLA fast on a CPU; it must be set before jax is imported, and malloc's before start.
 
-Measured with a ViT step on 2 cores (benchmarks/step.py prints the ratio): one XLA device a core,
-and huge pages for the temporary buffers that JAX otherwise faults in page by page.
+One XLA device a core, and huge pages for the temporary buffers that JAX otherwise faults in page by
+page; benchmarks/step.py prints what each gives for a recipe.
 """
 
 import os
