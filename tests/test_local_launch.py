@@ -38,6 +38,8 @@ def start(tmp_path):
                 stderr=subprocess.PIPE,
                 text=True,
                 env={**os.environ, "PYTHON": sys.executable},
+                # Tests that run in the background inherit a SIGINT that bash cannot trap.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
             stack.enter_context(process)
             stack.callback(process.terminate)
