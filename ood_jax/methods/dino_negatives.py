@@ -106,7 +106,8 @@ def build(config: ConfigDict, net: Net) -> Method:
             parts[source] = uniform_cross_entropy(
                 student[source], temperature=m.student_temperature
             ).mean()
-        value = total_loss(parts, negative_weight(state.step), m)
+        counts = {name: logits.shape[1] for name, logits in student.items()}
+        value = total_loss(parts, counts, negative_weight(state.step), m.weighting)
         rows = raw if m.centre_from == "all_rows" else raw[:2, 0]
         memory = {
             "centre": moved_centre(state.memory["centre"], rows, momentum=m.centre_momentum),
@@ -162,17 +163,23 @@ def _rows(views: Array) -> Array:
     return views.reshape(-1, *views.shape[2:])
 
 
-def total_loss(parts: dict[str, Array], weight: Array, m: ConfigDict) -> Array:
-    """Eq. 5, sums read as means; two sources of negatives count half each (Table 1, Combined)."""
-    share = weight / max(len(m.negatives), 1)
-    if m.weighting == "means":
-        return parts["positive"] + sum(share * parts[source] for source in m.negatives)
-    # The released code divides a sum over view pairs by the count of all of them.
-    positive_pairs = 2 * (2 + m.positive_local) - 2
-    negative_pairs = 2 * (m.negative_global + m.negative_local)
-    total = positive_pairs * parts["positive"]
-    total += sum(negative_pairs * share * parts[source] for source in m.negatives)
-    return 3 * total / (positive_pairs + negative_pairs * len(m.negatives))
+def total_loss(
+    parts: dict[str, Array], counts: dict[str, int], weight: Array | float, weighting: str
+) -> Array:
+    """Eq. 5 from the means of "positive" and of each source of negatives, and their view counts.
+
+    means: sums read as means; two sources count half each (Table 1, Combined). pair_counts: the
+    released code, which divides a sum over pairs of views by the count of all of them.
+    """
+    sources = [name for name in parts if name != "positive"]
+    share = weight / max(len(sources), 1)
+    if weighting == "means":
+        return parts["positive"] + sum(share * parts[source] for source in sources)
+    pairs = {source: 2 * counts[source] for source in sources}
+    pairs["positive"] = 2 * counts["positive"] - 2
+    total = pairs["positive"] * parts["positive"]
+    total += sum(pairs[source] * share * parts[source] for source in sources)
+    return 3 * total / sum(pairs.values())
 
 
 def _views(config: ConfigDict) -> Any:
