@@ -44,19 +44,21 @@ def extract(
     *,
     config: ConfigDict,
     mesh: Mesh,
-    fields: tuple[str, ...] = ("features",),
+    fields: tuple[str, ...] = (),
     label: str = "features",
 ) -> Extracted:
     """What `net` says about every image of `source`, in evaluation mode.
 
     Args:
       params, stats: of `net`. config: data and model say what an image is made to look like;
-        score.batch, images a forward, is rounded up to a multiple of the mesh. fields: of Features.
+        score.batch, images a forward, is rounded up to a multiple of the mesh. fields: those of
+        Features that are wanted beside `features`.
       label: what the progress line calls this.
 
     Raises:
       ValueError: an empty source, a field that the network does not have, no image can be read.
     """
+    fields = tuple(dict.fromkeys(("features", *fields)))
     step = partial(_fields, fields=fields, **_static(net, config, mesh))
     parts: list[dict[str, np.ndarray]] = []
     for batch in _over(step, params, stats, source, config, mesh, label):

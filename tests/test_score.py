@@ -311,6 +311,17 @@ def test_a_users_scorer_beside_ours(scored, tmp_path, monkeypatch):
         score.score_run(str(workdir), config=broken, out=str(tmp_path / "x.json"))
 
 
+@pytest.mark.parametrize("feature", ["logits", "projections"])
+def test_another_feature(scored, tmp_path, feature):
+    workdir, config, _, found = scored
+    c = tiny(config.data.root, score_feature=feature)
+    out = score.score_run(str(workdir), config=c, out=str(tmp_path / "other.json"))
+    ours, theirs = out["sets"]["bright"], found["sets"]["bright"]
+    assert ours.keys() == theirs.keys()
+    assert ours["exp_cosine@pixels"] == theirs["exp_cosine@pixels"]
+    assert out["in_distribution"]["n_test"] == found["in_distribution"]["n_test"]
+
+
 def test_no_labels_no_soft_classes_no_ood_sets(tmp_path, capsys):
     write_sets(tmp_path)
     settings = {"score_near": (), "score_far": (), "score_baselines": (), "head_name": "none"}
