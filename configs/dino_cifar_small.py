@@ -9,8 +9,8 @@ DIR      holds cifar10-train.npz, cifar10-test.npz, cifar100-test.npz (`python -
 ResNet-10 of width 16, 32 px, 2 + 2 positive views and 1 negative, 2.5 epochs: a test of the
 method's direction, not of its height (the paper, ViT-S at 256 px and 500 epochs: AUROC against
 CIFAR-100 of 90.3 for dino, 92.5 for rot_imgn, 94.0 for rot_indist).
-The first 1,000 CIFAR-100 test images are kept for validation and in no number. Time and AUROC: see
-the README's table.
+The first 1,000 CIFAR-100 test images are kept for validation and in no number. AUROC on 2 cores,
+2 seeds, 3 to 7 minutes a run: dino 48.7 +- 3.5, rot_imgn 58.7 +- 0.4, rot_indist 57.5 +- 0.4.
 """
 
 from ood_jax.config import base

@@ -5,7 +5,8 @@
 In: letters A-G, J, K, L in eleven fonts, without labels. Negatives: the same letters turned by 90,
 180 or 270 degrees, and other images (lowercase letters, symbols, patches of a photograph). OOD
 sets: other capitals and digits (near); Greek and Cyrillic, handwritten digits, a photograph (far).
-No flips: a mirrored letter is another thing. Time and AUROC: see the README's table.
+No flips: a mirrored letter is another thing. AUROC of the
+near set on 2 cores, 3 seeds, 2 minutes of training: 86.4 +- 2.2 (raw pixels 52.4).
 """
 
 from ood_jax.config import base
