@@ -23,6 +23,16 @@ me, count = int(flags["process"]), int(flags["processes"])
 """
 
 
+# Tests that run in the background inherit an ignored SIGINT, which bash cannot trap. (Popen's
+# preexec_fn would fork, which JAX's threads do not bear.)
+TRAPPABLE = [
+    sys.executable,
+    "-c",
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    " os.execv(sys.argv[1], sys.argv[1:])",
+]
+
+
 @pytest.fixture
 def start(tmp_path):
     """start(count, code, *arguments) -> the running script, its output piped."""
@@ -33,13 +43,11 @@ def start(tmp_path):
             program = tmp_path / "program.py"
             program.write_text(HEAD + code)
             process = subprocess.Popen(
-                [str(SCRIPT), str(count), str(program), *arguments],
+                [*TRAPPABLE, str(SCRIPT), str(count), str(program), *arguments],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
                 env={**os.environ, "PYTHON": sys.executable},
-                # Tests that run in the background inherit a SIGINT that bash cannot trap.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
             stack.enter_context(process)
             stack.callback(process.terminate)

@@ -1,9 +1,7 @@
 """DINO self-distillation with negatives: Rafiee et al. 2022, "Self-supervised anomaly detection
 by self-distillation and negative sampling" (METHODS: section 1). Hold this page beside the paper.
-
-A student and its running mean, the teacher, see crops of the same image and must agree on a soft
-class (Eq. 3); crops of negatives (other images, or rotated ones) must be spread uniformly over all
-soft classes by the student (Eq. 4).
+Student and teacher (its running mean) must agree on crops of one image (Eq. 3); the student spreads
+crops of negatives (other or rotated images) uniformly over the soft classes (Eq. 4).
 """
 
 import math
@@ -26,6 +24,11 @@ from ood_jax.views.crops import View, dino_views, multi_view
 from ood_jax.views.negatives import shift
 
 SOURCES = ("in_distribution", "auxiliary")
+ALLOWED = {
+    "centre_from": ("all_rows", "first_rows"),
+    "weighting": ("means", "pair_counts"),
+    "jitter_order": ("view", "example"),
+}
 
 DEFAULTS: dict[str, Any] = dict(
     student_temperature=0.1,  # tau_s
@@ -113,9 +116,8 @@ def build(config: ConfigDict, net: Net) -> Method:
             "centre": moved_centre(state.memory["centre"], rows, momentum=m.centre_momentum),
             "teacher_temperature": jnp.asarray(tau, jnp.float32),
         }
-        metrics = {f"loss_{name}": part for name, part in parts.items()}
-        metrics |= _monitors(probs, student["positive"], memory["centre"], m)
-        return value, Aux(stats, memory, metrics)
+        monitors = _monitors(probs, student["positive"], memory["centre"], m)
+        return value, Aux(stats, memory, {f"loss_{k}": v for k, v in parts.items()} | monitors)
 
     return Method(
         updates=(Update(loss),),
@@ -133,10 +135,7 @@ def build(config: ConfigDict, net: Net) -> Method:
 def _forward(
     net: Net, params: PyTree, stats: PyTree, batch: Batch, key: Array
 ) -> tuple[dict[str, Array], PyTree]:
-    """The student's logits [B, V, K] of each group of views, global views first.
-
-    One pass a resolution: positives and negatives of one size go through together.
-    """
+    """The student's logits [B, V, K] of each group, global views first; one pass a resolution."""
     logits: dict[str, list[Array]] = {}
     for i, size in enumerate(("global", "local")):
         groups = {k.removesuffix(f"_{size}"): v for k, v in batch.items() if k.endswith(size)}
@@ -233,7 +232,6 @@ def _views(config: ConfigDict) -> Any:
 def _monitors(probs: Array, student_logits: Array, centre: Array, m: ConfigDict) -> dict:
     """What tells a collapse apart from learning; entropies in nats."""
     student = jax.nn.softmax(student_logits / m.student_temperature)
-    mean_student = student.mean((0, 1))
     teacher_entropy = entropy(probs).mean()
     return {
         "teacher_entropy": teacher_entropy,
@@ -241,7 +239,7 @@ def _monitors(probs: Array, student_logits: Array, centre: Array, m: ConfigDict)
         "teacher_marginal_entropy": entropy(probs.mean((0, 1))),
         "student_entropy": entropy(student).mean(),
         # How much a view tells about its soft class: 0 where all inputs get the same answer.
-        "student_information": entropy(mean_student) - entropy(student).mean(),
+        "student_information": entropy(student.mean((0, 1))) - entropy(student).mean(),
         "centre_norm": jnp.sqrt(jnp.sum(centre**2)),
     }
 
@@ -295,12 +293,7 @@ def _check(config: ConfigDict) -> None:
             raise ValueError(f"method.{key} = {m[key]}: use a share from 0 to 1")
     if m.negative_weight < 0:
         raise ValueError(f"method.negative_weight = {m.negative_weight}: use 0 or more")
-    allowed = {
-        "centre_from": ("all_rows", "first_rows"),
-        "weighting": ("means", "pair_counts"),
-        "jitter_order": ("view", "example"),
-    }
-    for key, values in allowed.items():
+    for key, values in ALLOWED.items():
         if m[key] not in values:
             raise ValueError(f"method.{key} {m[key]!r}: use {' or '.join(values)}")
     for source in m.negatives:
