@@ -35,8 +35,8 @@ def measure(argv: list[str], steps: int) -> dict[str, float]:
     import numpy as np
 
     from ood_jax import sharding
-    from ood_jax.config import load
     from ood_jax.data.pipeline import train_batches
+    from ood_jax.recipe import load
     from ood_jax.train import init_state, jitted_step, prepare
 
     run = prepare(load(argv))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import operator
 import re
 import zipfile
 from collections.abc import Callable
@@ -14,34 +15,37 @@ import numpy as np
 from ood_jax.atomic import replaced
 from ood_jax.types import PyTree
 
-SCHEMA = 1  # of the files
+SCHEMA = 2  # of the files
 
 
 def cached(
-    path: Path | None, meta: dict[str, Any], compute: Callable[[], dict[str, np.ndarray]]
+    path: Path | None,
+    meta: dict[str, Any],
+    compute: Callable[[], dict[str, np.ndarray]],
+    serves: Callable[[dict[str, Any], dict[str, Any]], bool] = operator.eq,
 ) -> dict[str, np.ndarray]:
-    """`compute()`, or what an earlier call wrote to the npz `path` under exactly this `meta`.
+    """`compute()`, or what an earlier call wrote to the npz `path`.
 
-    None = no file. Several processes always compute, since not all of them may see the file; the
-    first one writes.
+    path: None = no file. serves: (meta of the file, meta) -> is it what is wanted? Several
+    processes always compute, since not all of them may see the file; the first one writes.
     """
-    text = json.dumps({"schema": SCHEMA, **meta}, sort_keys=True)
+    meta = json.loads(json.dumps({"schema": SCHEMA, **meta}))
     if path is not None and jax.process_count() == 1:
-        found = _read(path, text)
+        found = read(path, lambda theirs: serves(theirs, meta))
         if found is not None:
             return found
     held: dict[str, Any] = compute()
     if path is not None and jax.process_index() == 0:
         with replaced(path) as fresh, open(fresh, "wb") as file:
-            np.savez(file, meta=np.array(text), **held)
+            np.savez(file, meta=np.array(json.dumps(meta)), **held)
     return held
 
 
-def _read(path: Path, meta: str) -> dict[str, np.ndarray] | None:
-    """The arrays at `path`; None = there is no file, it is broken, or its meta is another."""
+def read(path: Path, serves: Callable[[dict[str, Any]], bool]) -> dict[str, np.ndarray] | None:
+    """The arrays at `path`; None = there is no file, it is broken, or its meta does not serve."""
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            if str(file["meta"]) != meta:
+            if not serves(json.loads(str(file["meta"]))):
                 return None
             return {name: file[name] for name in file.files if name != "meta"}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
@@ -61,7 +65,10 @@ def digest(tree: PyTree) -> str:
 def stamp(spec: str, root: str) -> list[int] | None:
     """Change time (ns) and bytes of the file or folder that a source is read from, if any."""
     kind, _, where = re.sub(r"(\[[^\[\]]*\])*$", "", spec).partition(":")
-    path = Path(root).expanduser() / Path(where).expanduser()
+    base = Path(root).expanduser()
+    path = base / Path(where).expanduser()
+    if kind == "list" and not path.exists():  # FILE@FOLDER
+        path = base / Path(where.rpartition("@")[0]).expanduser()
     if kind not in ("npz", "list", "folder") or not path.exists():
         return None
     found = path.stat()

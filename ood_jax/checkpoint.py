@@ -14,23 +14,11 @@ import orbax.checkpoint as ocp
 from etils import epath
 from ml_collections import ConfigDict
 
-from ood_jax.config import flat, from_json, to_json
+from ood_jax.config import INCIDENTAL, complete, flat, from_json, to_json
 from ood_jax.types import PyTree, TrainState
 
 # What may differ between the run that wrote a checkpoint and the one that goes on from it.
-FREE_KEYS = (
-    "name",
-    "data.root",
-    "data.workers",
-    "data.memory",
-    "train.devices",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep_last",
-    "train.keep_every",
-    "train.knn_every",
-    "score.",
-)
+FREE_KEYS = (*INCIDENTAL, "score.")
 
 
 class Restored(NamedTuple):
@@ -169,7 +157,7 @@ def restore_for_scoring(workdir: str, step: int | None = None) -> Restored:
     if step is not None and step not in steps:
         raise ValueError(f"no checkpoint of step {step} in {workdir}: it has {steps}")
     step = steps[-1] if step is None else step
-    config = _read_config(manager, step)
+    config = complete(_read_config(manager, step))
     tree = _item_metadata(manager, step)
     wanted = {"memory": tree["memory"]} if tree.get("memory") else {}
     if tree.get("teacher"):

@@ -4,26 +4,32 @@ Order of precedence: `base` < the method module's DEFAULTS < its preset < the re
 `--config.key=value`.
 """
 
-import difflib
 import importlib
-import importlib.util
-import inspect
 import json
-import re
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from ood_jax import overrides
-
 VIT = {  # width, depth and heads of the named sizes (Dosovitskiy et al. 2021; Touvron et al. 2021)
     "tiny": {"width": 192, "depth": 12, "heads": 3},
     "small": {"width": 384, "depth": 12, "heads": 6},
     "base": {"width": 768, "depth": 12, "heads": 12},
 }
+
+INCIDENTAL = (  # keys that change no number of a run: where it lies, how its work is cut up
+    "name",
+    "data.root",
+    "data.workers",
+    "data.memory",
+    "train.devices",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_last",
+    "train.keep_every",
+    "train.knn_every",
+)
 
 
 def base(method: str = "dino_negatives", preset: str = "paper") -> ConfigDict:
@@ -32,6 +38,34 @@ def base(method: str = "dino_negatives", preset: str = "paper") -> ConfigDict:
     Raises:
       ValueError: no such method module, or a preset it does not have.
     """
+    c = _defaults()
+    module = method_module(method)
+    presets = {"paper": {}, **getattr(module, "PRESETS", {})}
+    if preset not in presets:
+        raise ValueError(
+            f"preset {preset!r} of {method}: it has {', '.join(presets)}"
+            " (no official code exists for other presets)"
+        )
+    c.method = ConfigDict({"name": method, "preset": preset, **module.DEFAULTS})
+    for key, value in presets[preset].items():
+        put(c, key, value)
+    c.lock()
+    return c
+
+
+def complete(config: ConfigDict) -> ConfigDict:
+    """`config`, of an earlier version perhaps, with the defaults of keys that it does not have."""
+    config = config.copy_and_resolve_references()
+    have = flat(config)
+    with config.unlocked():
+        for key, value in flat(_defaults()).items():
+            if key not in have:
+                put(config, key, value)
+    return config
+
+
+def _defaults() -> ConfigDict:
+    """Every key that all methods share."""
     c = ConfigDict()
     c.name = ""  # what tables call this run; "" = the method's name
     c.seed = 0  # of parameters, data order and augmentation
@@ -50,17 +84,20 @@ def base(method: str = "dino_negatives", preset: str = "paper") -> ConfigDict:
     c.model = ConfigDict()
     c.model.name = "vit"  # a module of ood_jax.models or an import path: vit | resnet
     c.model.width = 384  # ViT: token width; ResNet: channels of the first stage
-    c.model.depth = 12  # ViT: blocks; ResNet: 10, 18 or 34
+    c.model.depth = 12  # ViT: blocks; ResNet: 10, 18, 34, 50, 101 or 152
     c.model.heads = 6  # ViT only
     c.model.patch = 16  # px, ViT only
     c.model.image_size = 256  # px of global views and of evaluation
-    c.model.stride = 1  # of the stem, ResNet only; 2 = a quarter of the work
+    c.model.stem = "cifar"  # cifar (3x3) | imagenet (7x7 and a max-pool), ResNet only
+    c.model.stride = 1  # of the CIFAR stem, ResNet only; 2 = a quarter of the work
     c.model.norm = "batch"  # batch | group, ResNet only
     c.model.drop_path = 0.1  # of the last block, linear from 0; ViT only
+    c.model.layer_scale = 0.0  # what LayerScale begins with, ViT only; 0 = none
+    c.model.weights = ""  # file of PyTorch weights to begin with (.safetensors or .pth); "" = none
     c.model.dtype = "float32"  # float32 | bfloat16: of activations; parameters and losses float32
 
-    c.head = ConfigDict()  # projection head and its last layer to K outputs
-    c.head.name = "dino"  # dino | none
+    c.head = ConfigDict()  # what makes logits over K outputs of the trunk's features
+    c.head.name = "dino"  # dino (projections, then logits) | linear | none
     c.head.layers = 3  # of the MLP before the last layer
     c.head.hidden = 2048
     c.head.bottleneck = 256
@@ -96,29 +133,49 @@ def base(method: str = "dino_negatives", preset: str = "paper") -> ConfigDict:
     c.train.keep_every = 0  # steps; checkpoints at multiples are kept for good; 0 = none
     c.train.knn_every = 0  # epochs between kNN accuracies on data.test; 0 = never
 
-    c.score = ConfigDict()
-    c.score.near = ()  # OOD test sets, ("name=source", ...)
-    c.score.far = ()
-    c.score.scorers = ("exp_cosine",)  # names in ood_jax.scorers, or PKG.MODULE[:FUNCTION]
-    c.score.feature = "features"  # features | projections | logits
-    c.score.temperature = 0.04  # of exp-cosine
-    c.score.knn = 20  # neighbours that vote for a label
-    c.score.knn_temperature = 0.07
-    c.score.baselines = ()  # scored beside the checkpoint: pixels, untrained
-    c.score.batch = 256  # images a forward pass
-    c.score.block = 4096  # bank rows compared at once
+    c.score = _score()
+    return c
 
-    module = method_module(method)
-    presets = {"paper": {}, **getattr(module, "PRESETS", {})}
-    if preset not in presets:
-        raise ValueError(
-            f"preset {preset!r} of {method}: it has {', '.join(presets)}"
-            " (no official code exists for other presets)"
-        )
-    c.method = ConfigDict({"name": method, "preset": preset, **module.DEFAULTS})
-    for key, value in presets[preset].items():
-        _set(c, key, value)
-    c.lock()
+
+def _score() -> ConfigDict:
+    """The scoring stage; keys below `scorers` are the scores' own (README, "Which score")."""
+    c = ConfigDict()
+    c.benchmark = ""  # an OpenOOD v1.5 benchmark of ood_jax.openood; "" = data.test, near and far
+    c.near = ()  # OOD test sets, ("name=source", ...)
+    c.far = ()
+    c.calibration = ""  # source of ID images that set the threshold; "" = of data.train (README)
+    c.keep = 0.95  # share of calibration images that the threshold keeps
+    c.validation = ""  # source of OOD images that hyperparameters may be chosen on
+    c.baselines = ()  # scored beside the checkpoint: pixels, untrained
+    c.bootstrap = 1000  # resamples for the interval of each AUROC; 0 = none
+    c.batch = 256  # images a forward pass
+    c.block = 4096  # bank rows compared at once
+    c.bank_memory = 1024**3  # bytes of a bank that stay on each device; a larger one is streamed
+    c.knn = 20  # neighbours that vote for a label
+    c.knn_temperature = 0.07
+    c.scorers = ("exp_cosine",)  # names in ood_jax.scorers, all, or PKG.MODULE[:FUNCTION]
+    c.feature = "features"  # features | projections | logits: what distances are measured in
+    c.temperature = 0.04  # of exp-cosine
+    c.neighbour = 50  # knn: the k-th nearest is what counts
+    c.approximate = False  # knn: approximate top-k, fast on TPU
+    c.shrinkage = "ledoit_wolf"  # of covariances: ledoit_wolf | trace | ridge | none
+    c.shrinkage_strength = 1e-3  # trace: share of the mean variance added; ridge: added as it is
+    c.clusters = 1  # ssd: k-means clusters
+    c.energy_temperature = 1.0
+    c.gen_gamma = 0.1
+    c.gen_top = 100  # largest probabilities that count; all where there are fewer classes
+    c.odin_temperature = 1000.0
+    c.odin_epsilon = 0.0014  # step of the inputs, in units of pixels in [0, 1]
+    c.react_percentile = 90.0  # of train activations, where features are cut off
+    c.dice_percentile = 90.0  # of contributions; weights at or below it are dropped
+    c.vim_dim = 0  # principal dimensions removed, vim and residual; 0 = by width, as its paper
+    c.nci_alpha = 1e-4
+    c.nnguide_neighbours = 100
+    c.nnguide_share = 0.01  # of the train set that is the bank
+    c.she_metric = "inner_product"  # inner_product | euclidean | cosine
+    c.gram_powers = (1, 2, 3, 4, 5)
+    c.augmentations = 32  # random views of each image: norm_ensemble, norm_mean, csi
+    c.shifts = 1  # csi: rotations by 90 degrees, 1 to 4
     return c
 
 
@@ -155,89 +212,6 @@ def import_part(name: str, package: str, attributes: tuple[str, ...]) -> ModuleT
     return module
 
 
-def load(argv: list[str]) -> ConfigDict:
-    """The config that `--config=FILE[:ARGUMENT] [--config.key=value ...]` asks for, locked.
-
-    Raises:
-      ValueError: no such file, unknown key (with the nearest one, in the recipe too), or a value of
-        another type.
-    """
-    paths = [a.split("=", 1)[1] for a in argv if re.match(r"--?config=", a)]
-    if len(paths) != 1:
-        raise ValueError("give one --config=FILE, such as --config=configs/quickstart.py")
-    config = _recipe(paths[0])
-    given = overrides.split(argv)
-    for name in [text for key, text in given if key == "method.name"]:
-        config = _with_method(config, str(name))
-    known = flat(config)
-    texts: dict[str, list[str | bool]] = {}
-    for key, text in given:
-        if key == "method.preset":
-            raise ValueError(
-                "method.preset is chosen by the recipe's argument, such as"
-                " --config=configs/dino_negatives.py:rot_imgn,cifar10,official"
-            )
-        if key != "method.name":
-            overrides.check_key(key, known)
-            texts.setdefault(key, []).append(text)
-    for key, values in texts.items():
-        _set(config, key, overrides.parse(key, values, known[key]))
-    config.lock()
-    return config
-
-
-def _recipe(spec: str) -> ConfigDict:
-    path, _, argument = spec.partition(":")
-    if not Path(path).is_file():
-        known = sorted(str(p) for p in Path("configs").glob("*.py"))
-        close = difflib.get_close_matches(path, known, 1)
-        hint = f"did you mean {close[0]}?" if close else f"configs here: {', '.join(known)}"
-        raise ValueError(f"--config={path}: no such file; {hint}")
-    loaded = importlib.util.spec_from_file_location("ood_jax_recipe", path)
-    assert loaded is not None and loaded.loader is not None
-    module = importlib.util.module_from_spec(loaded)
-    folder = str(Path(path).resolve().parent)
-    sys.path.insert(0, folder)  # recipes may build on each other
-    try:
-        loaded.loader.exec_module(module)
-    finally:
-        sys.path.remove(folder)
-    if not hasattr(module, "get_config"):
-        raise ValueError(f"--config={path} has no get_config(): see another recipe in configs/")
-    arguments = [argument] if argument else []
-    try:
-        inspect.signature(module.get_config).bind(*arguments)
-    except TypeError:
-        raise ValueError(
-            f"--config={spec}: this recipe "
-            + ("takes no argument after a colon" if argument else "needs one, as in FILE:ARGUMENT")
-        ) from None
-    try:
-        return module.get_config(*arguments)
-    except (AttributeError, KeyError, TypeError) as error:  # a locked config's answers to a typo
-        text = re.sub(r"Other fields present: .*}\W*", "", " ".join(str(error).split()))
-        raise ValueError(f"--config={spec}: {text}") from error
-
-
-def _with_method(config: ConfigDict, name: str) -> ConfigDict:
-    """`config` with another method and its defaults, the recipe's own settings kept.
-
-    The recipe's own: what differs from the defaults of the method that it was written for.
-    """
-    preset = config.method.preset
-    before, new = flat(base(config.method.name, preset)), base(name, preset)
-    after, own = flat(new), flat(config)
-    with config.unlocked():
-        config.method = new.method
-        for key, value in after.items():
-            if key in ("method.name", "method.preset"):
-                continue
-            # What the preset says beside `method` follows the method too.
-            chosen = key in own and own[key] != before.get(key)
-            _set(config, key, own[key] if chosen else value)
-    return config
-
-
 def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     """{"data.size": 32, ...}: every key with its dots."""
     out: dict[str, Any] = {}
@@ -249,7 +223,8 @@ def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def _set(config: ConfigDict, key: str, value: Any) -> None:
+def put(config: ConfigDict, key: str, value: Any) -> None:
+    """Sets the key "a.b" of an unlocked config."""
     *parents, leaf = key.split(".")
     for parent in parents:
         config = config[parent]

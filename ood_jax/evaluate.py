@@ -1,152 +1,229 @@
 """From a checkpoint and opened sets to scores and metrics; score.py writes them down."""
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ood_jax import features, metrics, models, scorers, sharding
-from ood_jax.cache import cached, digest, stamp
+from ood_jax import examples, in_distribution, kept, metrics, scorers, tuning
+from ood_jax.baselines import networks
+from ood_jax.bootstrap import bootstrap_auroc, interval
 from ood_jax.checkpoint import Restored
-from ood_jax.config import to_json
 from ood_jax.data.source import Source
 from ood_jax.features import Extracted
-from ood_jax.plan import TEST, TRAIN, Plan
-from ood_jax.results import SetScores
-from ood_jax.scorers import knn
-from ood_jax.types import Net, PyTree, Scorer
+from ood_jax.plan import CALIBRATION, TEST, TRAIN, VALIDATION, Plan
+from ood_jax.progress import Progress
+from ood_jax.results import SetScores, group_means
+from ood_jax.types import PyTree, Scorer
 
 Found = dict[str, Extracted]  # set -> its features
+Scores = dict[str, dict[str, np.ndarray]]  # set -> scorer -> float64 [N], higher = more OOD
 
 
 class Evaluation(NamedTuple):
     """All that results are made of.
 
-    in_distribution: the block of results.json. metrics: OOD set -> scorer -> `all_metrics`.
-    scores: of the test set and the OOD sets. skipped: set -> images that could not be read.
+    config: with the hyperparameters that were used. in_distribution: the block of results.json.
+    scorers: scorer -> {"threshold", "kept_test", "facts"}. metrics: OOD set -> scorer ->
+    `all_metrics` and more; groups: near and far likewise. scores: of the test set and the OOD sets.
+    calibration: scorer -> float64 [N]. skipped: set -> images that could not be read. not_scored:
+    scorer -> why. tuned: what --tune chose. examples: the arrays of examples.npz.
     """
 
-    in_distribution: dict[str, Any]
-    metrics: dict[str, dict[str, dict[str, Any]]]
-    scores: dict[str, SetScores]
-    skipped: dict[str, int]
-
-
-class _Run(NamedTuple):
-    plan: Plan
     config: ConfigDict
-    mesh: Mesh
-    folder: Path | None  # of cached features
+    in_distribution: dict[str, Any]
+    scorers: dict[str, dict[str, Any]]
+    metrics: dict[str, dict[str, dict[str, Any]]]
+    groups: dict[str, dict[str, dict[str, float]]]
+    scores: dict[str, SetScores]
+    calibration: dict[str, np.ndarray]
+    skipped: dict[str, int]
+    not_scored: dict[str, str]
+    tuned: dict[str, Any]
+    examples: dict[str, np.ndarray]
 
 
-def evaluate(plan: Plan, config: ConfigDict, restored: Restored, folder: Path | None) -> Evaluation:
+class Judged(NamedTuple):
+    """scores: of every set but train. facts: of each scorer. failed: scorers, and why."""
+
+    scores: Scores
+    facts: dict[str, dict[str, Any]]
+    failed: dict[str, str]
+
+
+def evaluate(
+    plan: Plan, config: ConfigDict, restored: Restored, folder: Path | None, *, tune: bool = False
+) -> Evaluation:
     """Extracts, fits and scores: the checkpoint first, then the baselines that the config names.
 
-    folder: where features are kept, as <set>.npz; None = nowhere.
+    folder: where features are kept, as <set>.npz; None = nowhere. tune: hyperparameters are chosen
+    on the calibration and validation sets first.
 
     Raises:
-      ValueError: scores that are no numbers, naming set and scorer; no image of a set can be read.
+      ValueError: what a scorer refuses, naming scorer and set; no image of a set can be read.
     """
-    mesh = sharding.make_mesh(min(config.train.devices, len(jax.devices())))
-    run = _Run(plan, config, mesh, folder)
-    found = _extract(run, plan.net, restored.params, restored.stats, "")
-    fitted = {name: scorers.build(name, config.score) for name in config.score.scorers}
-    scores = _judge(fitted, found, "")
-    inside = _in_distribution(run, restored, found, scores[TEST], next(iter(fitted.items())))
-    for baseline, network_run, net, params, stats in _baselines(run):
-        theirs = _extract(network_run, net, params, stats, f"@{baseline}")
-        usable = _usable(network_run.config, baseline)
-        for name, more in _judge(usable, theirs, f"@{baseline}").items():
-            scores[name] |= more
+    network = _network(plan, config, restored, folder)
+    found = kept.extract(network, plan.sets)
+    tuned: dict[str, Any] = {}
+    if tune:
+        config, tuned = tuning.choose(config, plan, found)
+        chosen = {name: scorers.build(name, config.score, plan.mesh) for name in plan.scorers}
+        plan = plan._replace(scorers=chosen)
+        found.pop(VALIDATION)
+    judged = judge(plan, plan.scorers, found, asked=tuple(config.score.scorers))
+    primary = next(iter(judged.facts))
+    inside = in_distribution.measure(network, restored, plan, found, judged.scores[TEST], primary)
+    shown = examples.collect(plan, config, found, judged.scores, primary)
+    for other, scorer in networks(network, primary, plan.scorers[primary]):
+        sets = {name: plan.sets[name] for name in found}
+        theirs = judge(plan, {primary: scorer}, kept.extract(other, sets), other.suffix)
+        judged = _merged(judged, theirs)
+    calibration = judged.scores.pop(CALIBRATION)
+    by_scorer = _thresholds(judged, calibration, config.score.keep)
+    by_set = {
+        name: _metrics(judged.scores[TEST], scores, by_scorer)
+        for name, scores in judged.scores.items()
+        if name != TEST
+    }
+    groups = {group: group_means(by_set, names) for group, names in plan.groups.items()}
+    _add_intervals(by_set, groups, plan.groups, judged.scores, config.score.bootstrap)
     return Evaluation(
+        config,
         inside,
-        {name: _metrics(name, scores[TEST], found) for name, found in _ood(scores)},
-        {name: _set_scores(plan.sets[name], found[name], scores, name) for name in scores},
+        by_scorer,
+        by_set,
+        groups,
+        {n: _set_scores(plan.sets[n], found[n], judged.scores, n) for n in judged.scores},
+        calibration,
         {name: extracted.skipped for name, extracted in found.items()},
+        plan.not_scored | judged.failed,
+        tuned,
+        shown,
     )
 
 
-def _ood(scores: dict[str, Any]) -> list[tuple[str, Any]]:
-    return [(name, found) for name, found in scores.items() if name != TEST]
+def _network(
+    plan: Plan, config: ConfigDict, restored: Restored, folder: Path | None
+) -> kept.Network:
+    extras = {s.extra.name: s.extra for s in plan.scorers.values() if s.extra is not None}
+    return kept.Network(
+        config,
+        plan.mesh,
+        plan.net,
+        restored.params,
+        restored.stats,
+        plan.fields,
+        tuple(extras.values()),
+        folder=folder,
+    )
 
 
-def _extract(run: _Run, net: Net, params: PyTree, stats: PyTree, suffix: str) -> Found:
-    """The features of all sets under one network, from the cache where they are there."""
-    fields = ("features",) if suffix == "@pixels" else run.plan.fields
-    network = digest((params, stats))
+def judge(
+    plan: Plan,
+    fitted: dict[str, Scorer],
+    found: Found,
+    suffix: str = "",
+    asked: tuple[str, ...] | None = None,
+) -> Judged:
+    """Fits every scorer on train and scores the other sets, one scorer after the other.
+
+    suffix: of the scorers' names in the result. asked: scorers that must not fail; None = all.
+
+    Raises:
+      ValueError: what a scorer that was asked for refuses; no scorer is left.
+    """
+    judged = Judged({name: {} for name in found if name != TRAIN}, {}, {})
+    first = jax.process_index() == 0
+    label = f"scores{suffix}"
+    with Progress(len(fitted), unit="scorers", label=label, enabled=first) as bar:
+        for name, scorer in fitted.items():
+            try:
+                state, scores = _fit_and_score(scorer, found, plan)
+            except ValueError as error:
+                if asked is None or name in asked or len(fitted) == 1:
+                    raise ValueError(f"scorer {name}{suffix}: {error}") from error
+                judged.failed[name] = str(error)
+                continue
+            for set_name, values in scores.items():
+                judged.scores[set_name][name + suffix] = values
+            judged.facts[name + suffix] = scorer.facts(state)
+            bar.update()
+    if not judged.facts:
+        raise ValueError(f"no scorer could run: {judged.failed}")
+    return judged
+
+
+def _fit_and_score(scorer: Scorer, found: Found, plan: Plan) -> tuple[PyTree, Any]:
+    state = scorer.fit(found[TRAIN].features)
+    scores = {}
+    for name, extracted in found.items():
+        if name == TRAIN:
+            continue
+        try:
+            scores[name] = scorers.run(scorer, state, extracted.features, plan.mesh)
+        except ValueError as error:
+            raise ValueError(f"set {name}: {error}") from error
+    return state, scores
+
+
+def _merged(judged: Judged, more: Judged) -> Judged:
+    scores = {name: judged.scores[name] | more.scores[name] for name in judged.scores}
+    return Judged(scores, judged.facts | more.facts, judged.failed)
+
+
+def _thresholds(
+    judged: Judged, calibration: dict[str, np.ndarray], keep: float
+) -> dict[str, dict[str, Any]]:
+    """{scorer: {"threshold", "kept_test": share of test images at or below it, "facts"}}."""
     out = {}
-    for name, source in run.plan.sets.items():
-
-        def compute(source: Source = source, name: str = name) -> dict[str, np.ndarray]:
-            extracted = features.extract(
-                net,
-                params,
-                stats,
-                source,
-                config=run.config,
-                mesh=run.mesh,
-                fields=fields,
-                label=f"features {name}{suffix}",
-            )
-            return features.pack(extracted)
-
-        meta = _meta(run.config, source, network) | {"fields": fields}
-        # Pixels are as fast to read from the set as from a far larger file of float32.
-        kept = run.folder is not None and suffix != "@pixels"
-        path = run.folder / f"{name}{suffix}.npz" if run.folder and kept else None
-        out[name] = features.unpack(cached(path, meta, compute))
-    return out
-
-
-def _meta(config: ConfigDict, source: Source, network: str) -> dict[str, Any]:
-    """What features depend on: the set, how its images are shown, the network and its arrays."""
-    parts = json.loads(to_json(config))
-    return {
-        "source": source.spec,
-        "root": config.data.root,
-        "images": len(source),
-        "stamp": stamp(source.spec, config.data.root),
-        "view": {key: parts["data"][key] for key in ("size", "mean", "std")},
-        "network": {"model": parts["model"], "head": parts["head"], "arrays": network},
-    }
-
-
-def _judge(
-    fitted: dict[str, Scorer], found: Found, suffix: str
-) -> dict[str, dict[str, np.ndarray]]:
-    """{set: {scorer: scores float64 [N]}} of the test set and the OOD sets."""
-    out: dict[str, dict[str, np.ndarray]] = {name: {} for name in found if name != TRAIN}
-    for scorer_name, scorer in fitted.items():
-        state = scorer.fit(found[TRAIN].features)
-        for name, by_scorer in out.items():
-            scores = np.asarray(scorer.score(state, found[name].features), np.float64)
-            if scores.shape != found[name].rows.shape or np.isnan(scores).any():
-                raise ValueError(
-                    f"scorer {scorer_name}{suffix}, set {name}: scores {list(scores.shape)} with"
-                    f" {int(np.isnan(scores).sum())} NaN; one number an image is needed,"
-                    f" [{len(found[name].rows)}]"
-                )
-            by_scorer[scorer_name + suffix] = scores
+    for name, scores in calibration.items():
+        threshold = metrics.threshold(scores, keep)
+        test = judged.scores[TEST][name]
+        out[name] = {
+            "threshold": threshold,
+            "kept_test": float(np.mean(test <= threshold)),
+            "facts": judged.facts[name],
+        }
     return out
 
 
 def _metrics(
-    name: str, test: dict[str, np.ndarray], scores: dict[str, np.ndarray]
+    test: dict[str, np.ndarray],
+    scores: dict[str, np.ndarray],
+    by_scorer: dict[str, dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
-    return {scorer: metrics.all_metrics(test[scorer], scores[scorer]) for scorer in scores}
+    return {
+        name: metrics.all_metrics(test[name], values)
+        | {"rejected": float(np.mean(values > by_scorer[name]["threshold"]))}
+        for name, values in scores.items()
+    }
 
 
-def _set_scores(
-    source: Source,
-    extracted: Extracted,
-    scores: dict[str, dict[str, np.ndarray]],
-    name: str,
-) -> SetScores:
+def _add_intervals(
+    by_set: dict[str, dict[str, dict[str, Any]]],
+    by_group: dict[str, dict[str, dict[str, float]]],
+    groups: dict[str, tuple[str, ...]],
+    scores: Scores,
+    resamples: int,
+) -> None:
+    """auroc_low and auroc_high: 95 % bootstrap intervals of every set, and of the groups' means."""
+    if not (resamples and by_set):
+        return
+    for scorer in scores[TEST]:
+        outside = {name: scores[name][scorer] for name in by_set}
+        drawn = bootstrap_auroc(scores[TEST][scorer], outside, resamples)
+        for name, values in drawn.items():
+            low, high = interval(values)
+            by_set[name][scorer] |= {"auroc_low": low, "auroc_high": high}
+        for group, names in groups.items():
+            if names:
+                low, high = interval(np.mean([drawn[name] for name in names], 0))
+                by_group[group][scorer] |= {"auroc_low": low, "auroc_high": high}
+
+
+def _set_scores(source: Source, extracted: Extracted, scores: Scores, name: str) -> SetScores:
     labels = extracted.features.labels
     return SetScores(
         [source.name(int(row)) for row in extracted.rows],
@@ -155,94 +232,3 @@ def _set_scores(
         scores[name],
         {s: metrics.ood_rank(scores[TEST][s], values) for s, values in scores[name].items()},
     )
-
-
-def _in_distribution(
-    run: _Run,
-    restored: Restored,
-    found: Found,
-    test_scores: dict[str, np.ndarray],
-    primary: tuple[str, Scorer],
-) -> dict[str, Any]:
-    """kNN accuracy, sensitivity of the first scorer, occupied soft-classes, counts."""
-    name, scorer = primary
-    train, test = found[TRAIN], found[TEST]
-    state = scorer.fit(train.features)
-    literal = metrics.auroc(scorer.score(state, train.features), test_scores[name])
-    sensitivity = literal
-    if scorer.score_train is not None:
-        sensitivity = metrics.auroc(scorer.score_train(state), test_scores[name])
-    return {
-        "knn_accuracy": knn_accuracy(run.config, train, test),
-        "knn_neighbours": run.config.score.knn,
-        "sensitivity_auroc": sensitivity,
-        "sensitivity_auroc_literal": literal,
-        "occupied_classes": _occupied(run, restored),
-        "n_train": len(train.rows),
-        "n_test": len(test.rows),
-        "skipped": train.skipped + test.skipped,
-    }
-
-
-def knn_accuracy(config: ConfigDict, train: Extracted, test: Extracted) -> float | None:
-    """Weighted kNN accuracy as `config.score` has it; None where images have no labels."""
-    bank_labels, labels = train.features.labels, test.features.labels
-    if bank_labels is None or labels is None or max(bank_labels) < 0 or max(labels) < 0:
-        return None
-    return knn.knn_accuracy(
-        knn.pick(train.features, config.score.feature),
-        bank_labels,
-        knn.pick(test.features, config.score.feature),
-        labels,
-        neighbours=config.score.knn,
-        temperature=config.score.knn_temperature,
-        block=config.score.block,
-    )
-
-
-def _occupied(run: _Run, restored: Restored) -> float | None:
-    """None where the method remembers no centre and temperature of soft-classes."""
-    memory = restored.memory
-    if "centre" not in memory or "teacher_temperature" not in memory:
-        return None
-
-    def compute() -> dict[str, np.ndarray]:
-        mean = features.mean_probability(
-            run.plan.net,
-            restored.params,
-            restored.stats,
-            run.plan.sets[TEST],
-            config=run.config,
-            mesh=run.mesh,
-            centre=memory["centre"],
-            teacher_temperature=float(memory["teacher_temperature"]),
-        )
-        return {"mean": mean}
-
-    arrays = digest((restored.params, restored.stats, memory))
-    path = run.folder / "soft_classes.npz" if run.folder else None
-    meta = _meta(run.config, run.plan.sets[TEST], arrays)
-    return features.occupied(cached(path, meta, compute)["mean"])
-
-
-def _baselines(run: _Run) -> Iterator[tuple[str, _Run, Net, PyTree, PyTree]]:
-    """(name, the run as this baseline sees it, its network, params, stats)."""
-    for name in run.config.score.baselines:
-        if name == "pixels":
-            config = run.config.copy_and_resolve_references()
-            with config.unlocked():
-                config.model.image_size = config.data.size
-                config.score.feature = "features"
-            yield name, run._replace(config=config), features.pixels_net(), {}, {}
-        else:
-            params, stats = models.init_params(run.plan.net, run.config)
-            yield name, run, run.plan.net, params, stats
-
-
-def _usable(config: ConfigDict, baseline: str) -> dict[str, Scorer]:
-    """The scorers that can judge a baseline: pixels have neither logits nor projections."""
-    return {
-        name: scorers.build(name, config.score)
-        for name in config.score.scorers
-        if baseline != "pixels" or set(scorers.fields(name, config.score)) <= {"features"}
-    }

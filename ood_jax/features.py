@@ -1,4 +1,4 @@
-"""Features of whole sets: one jitted forward over the mesh a batch, gathered on every host.
+"""Features of whole sets: one jitted pass over the mesh a batch, gathered on every host.
 
 Works the same in one process or many: each reads its own rows, and all end with all features.
 """
@@ -18,10 +18,11 @@ from ood_jax import sharding
 from ood_jax.data.pipeline import eval_batches
 from ood_jax.data.source import Source
 from ood_jax.progress import Progress
-from ood_jax.types import Array, Features, Net, Outputs, PyTree
+from ood_jax.types import Array, Extra, Features, Forward, LastLayer, Net, Outputs, PyTree
 from ood_jax.views.crops import evaluation_view
 
-FIELDS = ("features", "projections", "logits")
+FIELDS = ("features", "projections", "logits", "second_logits")
+EXTRA = "extra/"  # before the names of what an Extra computed, where they stand beside fields
 
 
 class Extracted(NamedTuple):
@@ -45,6 +46,7 @@ def extract(
     config: ConfigDict,
     mesh: Mesh,
     fields: tuple[str, ...] = (),
+    extras: tuple[Extra, ...] = (),
     label: str = "features",
 ) -> Extracted:
     """What `net` says about every image of `source`, in evaluation mode.
@@ -52,22 +54,85 @@ def extract(
     Args:
       params, stats: of `net`. config: data and model say what an image is made to look like;
         score.batch, images a forward, is rounded up to a multiple of the mesh. fields: those of
-        Features that are wanted beside `features`.
+        Features that are wanted beside `features`. extras: what else is computed of the images, in
+        the same pass; an image's index is its row in the source.
       label: what the progress line calls this.
 
     Raises:
-      ValueError: an empty source, a field that the network does not have, no image can be read.
+      ValueError: an empty source, a field that the network does not have, no image can be read,
+        what an extra refuses.
     """
-    fields = tuple(dict.fromkeys(("features", *fields)))
-    step = partial(_fields, fields=fields, **_static(net, config, mesh))
+    step = jitted_fields(net, config, mesh, fields, extras)
     parts: list[dict[str, np.ndarray]] = []
     for batch in _over(step, params, stats, source, config, mesh, label):
         valid = batch.pop("valid")
         parts.append({name: value[valid] for name, value in batch.items()})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     rows = joined.pop("rows")
-    held: dict[str, Any] = joined | {"labels": source.labels_of(rows)}
-    return Extracted(Features(**held), rows, len(source) - len(rows))
+    found = as_features(joined)._replace(labels=source.labels_of(rows))
+    return with_last_layer(Extracted(found, rows, len(source) - len(rows)), net, params)
+
+
+def jitted_fields(
+    net: Net,
+    config: ConfigDict,
+    mesh: Mesh,
+    fields: tuple[str, ...] = (),
+    extras: tuple[Extra, ...] = (),
+) -> Callable[..., dict[str, jax.Array]]:
+    """(params, stats, {"image" uint8 [B, S, S, 3], "index" int32 [B]}) -> what `as_features` takes.
+
+    Jitted, and compiled once for every net, view and mesh: extras are told apart by identity, so
+    make them once a run. fields, extras: as `extract`; of extras of one name one is computed.
+    Other arrays of the batch come back as they are, whole on every device.
+    """
+    return partial(
+        _fields,
+        fields=tuple(dict.fromkeys(("features", *fields))),
+        extras=tuple({extra.name: extra for extra in extras}.values()),
+        **_static(net, config, mesh),
+    )
+
+
+def computed(
+    forward: Forward,
+    images: Array,
+    index: Array,
+    fields: tuple[str, ...],
+    extras: tuple[Extra, ...] = (),
+) -> dict[str, Array]:
+    """The fields of Outputs and the extras of images uint8 [B, S, S, 3], for `as_features`; pure.
+
+    Raises:
+      ValueError: a field that the network does not have, what an extra refuses.
+    """
+    view = evaluation_view(images, size=forward.size, mean=forward.mean, std=forward.std)
+    outputs = forward.apply(view)
+    found: dict[str, Any] = {name: getattr(outputs, name, None) for name in fields}
+    missing = [name for name in fields if found[name] is None]
+    if missing:
+        have = [name for name in FIELDS if getattr(outputs, name) is not None]
+        raise ValueError(f"this network has no {missing[0]}, only {', '.join(have)}")
+    for extra in extras:
+        made = extra.compute(forward, images, index)
+        found |= {EXTRA + name: value for name, value in made.items()}
+    return found
+
+
+def as_features(found: dict[str, Any]) -> Features:
+    """{field: [N, ...], "extra/NAME": [N, ...]} as Features; other names are left out."""
+    fields = {name: found[name] for name in Features._fields if name in found}
+    extra = {n.removeprefix(EXTRA): value for n, value in found.items() if n.startswith(EXTRA)}
+    return Features(**fields, extra=extra or None)
+
+
+def with_last_layer(extracted: Extracted, net: Net, params: PyTree) -> Extracted:
+    """`extracted` with the network's last layer as float32 NumPy arrays, where it has one."""
+    if net.last_layer is None:
+        return extracted
+    kernel, bias, reads = net.last_layer(params)
+    layer = LastLayer(np.asarray(kernel, np.float32), np.asarray(bias, np.float32), reads)
+    return extracted._replace(features=extracted.features._replace(last_layer=layer))
 
 
 def mean_probability(
@@ -109,17 +174,16 @@ def _static(net: Net, config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
     }
 
 
-@partial(jax.jit, static_argnames=("fields", "apply", "size", "mean", "std", "mesh"))
-def _fields(params, stats, batch, *, fields, apply, size, mean, std, mesh):
-    """The named fields of Outputs [B, ...] and "valid" [B], whole on every device."""
-    inputs = evaluation_view(batch["image"], size=size, mean=mean, std=std)
-    outputs, _ = apply(params, stats, inputs, train=False, key=None)
-    found = {name: getattr(outputs, name) for name in fields}
-    missing = [name for name in fields if found[name] is None]
-    if missing:
-        have = [name for name in FIELDS if getattr(outputs, name) is not None]
-        raise ValueError(f"this network has no {missing[0]}, only {', '.join(have)}")
-    found["valid"] = batch["valid"]
+@partial(jax.jit, static_argnames=("fields", "extras", "apply", "size", "mean", "std", "mesh"))
+def _fields(params, stats, batch, *, fields, extras, apply, size, mean, std, mesh):
+    """See `jitted_fields`; computed over the batch's shards, whole on every device."""
+    forward = Forward(
+        lambda inputs: apply(params, stats, inputs, train=False, key=None)[0], size, mean, std
+    )
+    found = computed(forward, batch["image"], batch["index"], fields, extras)
+    # Else the compiler may gather the images first, and every device computes everything.
+    found = jax.lax.with_sharding_constraint(found, sharding.batch_sharding(mesh))
+    found |= {name: value for name, value in batch.items() if name not in ("image", "index")}
     return jax.lax.with_sharding_constraint(found, sharding.replicated(mesh))
 
 
@@ -175,8 +239,7 @@ def _over(
             memory=config.data.memory,
         )
         for number, batch in enumerate(batches):
-            local = {name: batch[name] for name in ("image", "valid")}
-            found = step(params, stats, sharding.global_batch(mesh, local))
+            found = step(params, stats, sharding.global_batch(mesh, batch))
             waiting.append((number * size, found))
             if len(waiting) > ahead:
                 yield finish()
@@ -195,19 +258,19 @@ def pixels_net() -> Net:
     def apply(
         params: PyTree, stats: PyTree, inputs: Array, *, train: bool, key: Array | None = None
     ) -> tuple[Outputs, PyTree]:
-        return Outputs(inputs.reshape(len(inputs), -1)), stats
+        return Outputs(inputs.reshape(inputs.shape[0], -1)), stats
 
     return Net(lambda key, inputs: ({}, {}), apply)
 
 
 def pack(extracted: Extracted) -> dict[str, np.ndarray]:
-    """What a features/<set>.npz holds beside its meta; fields that are None are left out."""
+    """What a features/<set>.npz holds beside its meta: all but what is None and the last layer."""
     held = extracted.features._asdict() | {"rows": extracted.rows}
+    held |= {EXTRA + name: value for name, value in (extracted.features.extra or {}).items()}
     arrays = {name: value for name, value in held.items() if isinstance(value, np.ndarray)}
     return arrays | {"skipped": np.array(extracted.skipped)}
 
 
 def unpack(held: dict[str, np.ndarray]) -> Extracted:
-    """The inverse of `pack`."""
-    fields: dict[str, Any] = {name: held[name] for name in Features._fields if name in held}
-    return Extracted(Features(**fields), held["rows"], int(held["skipped"]))
+    """The inverse of `pack`; `with_last_layer` adds what it leaves out."""
+    return Extracted(as_features(held), held["rows"], int(held["skipped"]))

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ood_jax import evaluate, features, sharding
+from ood_jax import features, in_distribution, sharding
 from ood_jax.checkpoint import Checkpoints, check_same_run
 from ood_jax.config import to_json
 from ood_jax.data.pipeline import train_batches
@@ -51,6 +51,7 @@ def train(run: Run, workdir: str) -> TrainState:
     state, start = _start(run, checkpoints)
     total = config.train.steps
     if start >= total:
+        checkpoints.save(state, config)  # of a run without steps; else it is there
         checkpoints.close()
         return state
     batches = train_batches(
@@ -180,7 +181,7 @@ def judge(run: Run, state: TrainState) -> dict[str, float]:
         )
         for name, source in (("train", run.train), ("test", open_test(config)))
     ]
-    accuracy = evaluate.knn_accuracy(config, *found)
+    accuracy = in_distribution.knn_accuracy(config, *found)
     return {} if accuracy is None else {"knn_accuracy": accuracy}
 
 

@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     """
     arguments, rest = _parser().parse_known_args(argv)
     try:
-        from ood_jax.config import load
+        from ood_jax.recipe import load
 
         strangers = [a for a in rest if not a.lstrip("-").startswith(("config", "noconfig"))]
         if strangers:

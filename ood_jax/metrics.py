@@ -152,6 +152,22 @@ def detection_accuracy_prior(in_scores: Array, out_scores: Array) -> float:
     return float(right.max() / (n_in + n_out))
 
 
+def threshold(scores: Array, keep: float = RECALL) -> float:
+    """The smallest of `scores` [N] that at least the share `keep` of them does not exceed.
+
+    Of in-distribution calibration images: what lies strictly above it is called OOD. On the ID test
+    images themselves and .95, the share of OOD images at or below it is `fpr95_id_positive`.
+
+    Raises:
+      ValueError: keep outside (0, 1], no scores, or a score that is NaN.
+    """
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep {keep}: use a share above 0 and at most 1, such as 0.95")
+    ordered = np.sort(checked(scores, "calibration"))
+    kept = np.arange(1, len(ordered) + 1) / len(ordered)
+    return float(ordered[np.argmax(kept >= keep)])
+
+
 def ood_rank(in_scores: Array, scores: Array) -> np.ndarray:
     """Percentage of ID test images that look strictly more in-distribution than each image.
 
@@ -166,8 +182,8 @@ def ood_rank(in_scores: Array, scores: Array) -> np.ndarray:
     Raises:
       ValueError: no in-distribution scores, or a score that is NaN.
     """
-    ordered = np.sort(_checked(in_scores, "in-distribution"))
-    return 100.0 * np.searchsorted(ordered, _checked(scores, "ranked"), "left") / len(ordered)
+    ordered = np.sort(checked(in_scores, "in-distribution"))
+    return 100.0 * np.searchsorted(ordered, checked(scores, "ranked"), "left") / len(ordered)
 
 
 def roc_curve(in_scores: Array, out_scores: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -193,8 +209,8 @@ def curve(in_scores: Array, out_scores: Array) -> Curve:
     Raises:
       ValueError: no scores, or a score that is NaN.
     """
-    inside = np.sort(_checked(in_scores, "in-distribution"))
-    outside = np.sort(_checked(out_scores, "OOD"))
+    inside = np.sort(checked(in_scores, "in-distribution"))
+    outside = np.sort(checked(out_scores, "OOD"))
     # Two sorted runs: the stable sort is one merge.
     both = np.sort(np.concatenate([inside, outside]), kind="stable")
     last = np.flatnonzero(np.append(both[1:] != both[:-1], True))
@@ -203,7 +219,12 @@ def curve(in_scores: Array, out_scores: Array) -> Curve:
     return Curve(thresholds, in_accepted, last + 1 - in_accepted)
 
 
-def _checked(scores: Array, name: str) -> np.ndarray:
+def checked(scores: Array, name: str) -> np.ndarray:
+    """The scores as float64 [N]; `name` says whose they are where they are refused.
+
+    Raises:
+      ValueError: no scores, or a score that is NaN.
+    """
     values = np.asarray(scores, np.float64)
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"{name} scores of shape {list(values.shape)}: give one or more, as [N]")

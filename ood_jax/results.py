@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ood_jax.atomic import replaced
-from ood_jax.config import named_sources
 
-SCHEMA = 1
+SCHEMA = 2
 COUNTS = ("n_in", "n_out")  # of an OOD set's metrics; the others are fractions
 SHOWN = (  # titles of the tables on screen
     ("auroc", "AUROC, %"),
     ("fpr95_id_positive", "FPR at 95 % TPR, ID positive, %: OOD images accepted"),
     ("fpr95_ood_positive", "FPR at 95 % TPR, OOD positive, %: ID images rejected"),
 )
+FEW = 100  # calibration images
 COLUMNS = 5  # scorers side by side in 100 characters
 WIDTH = 100  # where there is no terminal
 
@@ -36,13 +36,27 @@ class SetScores(NamedTuple):
     ranks: dict[str, np.ndarray]
 
 
-def places(path: Path) -> dict[str, Path]:
-    """Where things lie beside the JSON at `path`: "parquet", "csv" and the folder "plots".
+def _deviation(calibrated: int) -> float:
+    """Standard deviation of the share kept by the 95 % quantile of so many images (a beta's)."""
+    below = min(max(round(0.95 * (calibrated + 1)), 1), calibrated)
+    total = calibrated + 1
+    return (below * (total - below) / (total**2 * (total + 1))) ** 0.5
 
-    W/results.json: W/scores.parquet, W/scores.csv, W/plots/. F.json: F.scores.parquet, and so on.
+
+def places(path: Path) -> dict[str, Path]:
+    """Where things lie beside the JSON at `path`: files, and the folder "plots".
+
+    W/results.json: W/scores.parquet, W/scores.csv, W/examples.npz, W/calibration.json, W/plots/.
+    F.json: F.scores.parquet, and so on.
     """
     prefix = "" if path.name == "results.json" else f"{path.stem}."
-    named = {"parquet": "scores.parquet", "csv": "scores.csv", "plots": "plots"}
+    named = {
+        "parquet": "scores.parquet",
+        "csv": "scores.csv",
+        "examples": "examples.npz",
+        "calibration": "calibration.json",
+        "plots": "plots",
+    }
     return {kind: path.parent / (prefix + name) for kind, name in named.items()}
 
 
@@ -127,25 +141,32 @@ def _table(pa: Any, name: str, scorer: str, found: SetScores) -> Any:
 
 
 def show(results: dict[str, Any]) -> None:
-    """Prints the tables: OOD sets as rows, scorers as columns; plain text where no terminal is."""
+    """Prints the tables: few scorers as columns, many as rows; plain text where no terminal is."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    rows = table_rows(results)
     scorers = list(next(iter(results["sets"].values()), {}))
+    many = len(scorers) > COLUMNS
+    sets = [name for name, _, _ in rows]
+    down, across = (scorers, sets) if many else (sets, scorers)
+    values = {(name, scorer): found[scorer] for name, found, _ in rows for scorer in scorers}
+    means = {name for name, _, mean in rows if mean}
     for metric, title in SHOWN if scorers else ():
-        for start in range(0, len(scorers), COLUMNS):
-            columns = scorers[start : start + COLUMNS]
+        for start in range(0, len(across), COLUMNS):
+            columns = across[start : start + COLUMNS]
             table = Table(title=title, title_justify="left", box=box.SIMPLE)
-            table.add_column("OOD set", no_wrap=True)
-            for scorer in columns:
-                header = scorer.replace("@", "\n@")
+            table.add_column("scorer" if many else "OOD set", no_wrap=True)
+            for name in columns:
+                header = name.replace("@", "\n@").replace(" (", "\n(")
                 table.add_column(header, justify="right", overflow="fold", min_width=6)
-            for name, found, mean in table_rows(results):
-                cells = [f"{100 * found[scorer][metric]:.2f}" for scorer in columns]
-                table.add_row(*map(Text, (name, *cells)), style="bold" if mean else "")
+            for name in down:
+                keys = [(column, name) if many else (name, column) for column in columns]
+                cells = [f"{100 * values[key][metric]:.2f}" for key in keys]
+                table.add_row(*map(Text, (name, *cells)), style="bold" if name in means else "")
             console.print(table)
     console.print(Text("\n".join(in_distribution_lines(results))))
 
@@ -155,9 +176,9 @@ def table_rows(results: dict[str, Any]) -> list[tuple[str, dict[str, Any], bool]
     rows: list[tuple[str, dict[str, Any], bool]] = []
     sets = dict(results["sets"])
     for group in ("near", "far"):
-        if not results[group]:
+        names = results["groups"][group]
+        if not names:
             continue
-        names = named_sources(tuple(results["config"]["score"][group]))
         rows += [(f"{name} ({group})", sets.pop(name), False) for name in names]
         rows.append((f"mean of {group}", results[group], True))
     return rows + [(name, found, False) for name, found in sets.items()]
@@ -173,12 +194,26 @@ def in_distribution_lines(results: dict[str, Any]) -> list[str]:
     if found["knn_accuracy"] is not None:
         near = found["knn_neighbours"]
         lines.append(f"kNN accuracy {100 * found['knn_accuracy']:.2f} % ({near} neighbours)")
-    lines.append(
-        f"sensitivity: AUROC of train against test {100 * found['sensitivity_auroc']:.2f} %"
-        f" ({100 * found['sensitivity_auroc_literal']:.2f} % where a train image meets itself)"
-    )
+    if found["accuracy"] is not None:
+        lines.append(f"accuracy {100 * found['accuracy']:.2f} %")
+    if found["sensitivity_auroc"] is not None:
+        lines.append(
+            f"sensitivity: AUROC of train against test {100 * found['sensitivity_auroc']:.2f} %"
+            f" ({100 * found['sensitivity_auroc_literal']:.2f} % where a train image meets itself)"
+        )
     if found["occupied_classes"] is not None:
         lines.append(f"occupied soft-classes {100 * found['occupied_classes']:.2f} %")
+    scorer, own = next(iter(results["scorers"].items()))
+    lines.append(
+        f"threshold of {scorer}: {own['threshold']:.6g}, from {found['n_calibration']:,}"
+        f" calibration images; it keeps {100 * own['kept_test']:.2f} % of the test images"
+    )
+    if found["n_calibration"] < FEW:
+        lines.append(
+            f"few images set it: ± {100 * _deviation(found['n_calibration']):.0f} points;"
+            " name more by score.calibration"
+        )
+    lines += [f"{name} not scored: {why}" for name, why in results["not_scored"].items()]
     skipped = {name: count for name, count in results["skipped"].items() if count}
     if skipped:
         listed = ", ".join(f"{name} {count:,}" for name, count in skipped.items())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ood_jax import config as configs
+from ood_jax.recipe import load
 from ood_jax.results import read_results
 
 # A run works these out from one another and the size of its train set; a name changes no number.
@@ -90,7 +91,7 @@ def _run(
         settings=settings,
         workdir=workdir,
         arguments=(*asked, f"--workdir={workdir}"),
-        config=configs.flat(configs.load(list(asked))),
+        config=configs.flat(load(list(asked))),
     )
 
 

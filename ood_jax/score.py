@@ -1,11 +1,14 @@
 """Scores a workdir: checkpoint -> features -> scores -> metrics -> results. No training code.
 
-python -m ood_jax.score --workdir=W [--ood=NAME=SOURCE ...] [--out=FILE.json] [--step=N]
+python -m ood_jax.score --workdir=W [--scorers=all|NAME,...] [--ood=NAME=SOURCE ...] [--tune]
+    [--config.score.KEY=VALUE ...] [--config.data.root=DIR] [--out=FILE.json] [--step=N]
 
 Without --ood: the near and far sets of the run's config, into W/results.json. With --ood: these
 sets alone, in no group, into W/scores/NAME+NAME.json, so that results.json stays the run's own.
+--tune chooses hyperparameters on score.validation, never on a test set.
 --out=FILE.json writes there instead. Per-image scores and plots lie beside: W/scores.parquet,
-W/scores.csv and W/plots/; for FILE.json FILE.scores.parquet, FILE.scores.csv and FILE.plots/.
+W/scores.csv, W/examples.npz (for the report), W/calibration.json (thresholds) and W/plots/; for
+FILE.json FILE.scores.parquet and so on.
 W may be of a run that is still going on. Features are kept in W/features/ for the next time.
 """
 
@@ -21,6 +24,9 @@ from ml_collections import ConfigDict
 
 from ood_jax import cpu
 from ood_jax.config import named_sources, to_json
+from ood_jax.recipe import is_override, override
+
+SCORING = ("score.", "data.root", "data.test", "data.workers", "data.memory", "train.devices")
 
 if TYPE_CHECKING:  # jax and what needs it are imported where used: --help does not wait
     from ood_jax.evaluate import Evaluation
@@ -42,16 +48,19 @@ def score_run(
     workdir: str,
     *,
     config: ConfigDict | None = None,
+    overrides: Sequence[str] = (),
     ood: dict[str, str] | None = None,
     out: str | None = None,
     step: int | None = None,
+    tune: bool = False,
 ) -> dict[str, Any]:
     """Scores a checkpoint of `workdir`, writes and prints the results, and returns them.
 
     Args:
-      config: in place of the checkpoint's, for other sets or scorers. ood: {NAME: SOURCE} in place
-        of the config's OOD sets. out: the JSON file; None = see the top of this file. step: of the
-        checkpoint; None = the newest.
+      config: in place of the checkpoint's, for other sets or scorers. overrides: over either, as
+        ("--config.score.neighbour=10",). ood: {NAME: SOURCE} in place of the config's OOD sets.
+        out: the JSON file; None = see the top of this file. step: of the checkpoint; None = the
+        newest. tune: choose hyperparameters on the OOD validation images.
 
     Raises:
       ValueError: in one line, whatever is wrong; before compute where it can be known.
@@ -65,21 +74,24 @@ def score_run(
 
     path = _out(workdir, ood, out)
     restored = restore_for_scoring(workdir, step)
-    config = restored.config if config is None else config
-    plan = plans.check(config, ood)
-    plans.check_model(plan, restored, workdir)
+    config = override(restored.config if config is None else config, overrides, SCORING)
+    plan = plans.check(config, ood, tune=tune)
+    plans.check_model(plan.shapes, restored, workdir)
     _check_writable(path)
-    found = evaluate(plan, config, restored, _features_folder(workdir))
+    found = evaluate(plan, config, restored, _features_folder(workdir), tune=tune)
     written = {
         "schema": results.SCHEMA,
         "name": config.name or config.method.name,
         "step": restored.step,
-        "config": json.loads(to_json(config)),
+        "config": json.loads(to_json(found.config)),
         "in_distribution": found.in_distribution,
+        "scorers": found.scorers,
         "sets": found.metrics,
-        "near": results.group_means(found.metrics, plan.groups["near"]),
-        "far": results.group_means(found.metrics, plan.groups["far"]),
+        "groups": {group: list(names) for group, names in plan.groups.items()},
+        **found.groups,
         "skipped": found.skipped,
+        "not_scored": found.not_scored,
+        "tuned": found.tuned,
     }
     if jax.process_index() == 0:
         _write(written, found, path)
@@ -127,11 +139,25 @@ def _features_folder(workdir: str) -> Path | None:
 
 def _write(written: dict[str, Any], found: "Evaluation", path: Path) -> None:
     """Everything, the JSON last: where it is, the rest is there too."""
-    from ood_jax import plots, results
+    import numpy as np
+
+    from ood_jax import calibration, plots, results
+    from ood_jax.atomic import replaced
     from ood_jax.plan import TEST
 
     places = results.places(path)
     results.write_scores(found.scores, places["parquet"], places["csv"])
+    with replaced(places["examples"]) as fresh, open(fresh, "wb") as file:
+        np.savez(file, **found.examples)  # type: ignore[arg-type]
+    calibration.write(
+        calibration.Calibration(
+            written["step"],
+            {name: one["threshold"] for name, one in found.scorers.items()},
+            found.calibration,
+            found.config,
+        ),
+        places["calibration"],
+    )
     scores = {name: one.scores for name, one in found.scores.items()}
     plots.write_plots(scores.pop(TEST), scores, places["plots"])
     results.write_results(written, path)
@@ -152,12 +178,24 @@ def main(argv: Sequence[str]) -> int:
     add = parser.add_argument
     add("--workdir", required=True, help="folder of the run")
     add("--ood", action="append", metavar="NAME=SOURCE", help="an OOD set; may be repeated")
+    add("--scorers", metavar="all|NAME,...", help="in place of the run's own")
+    add("--tune", action="store_true", help="choose hyperparameters on score.validation")
     add("--out", metavar="FILE.json", help="where results go")
     add("--step", type=int, help="of the checkpoint; the newest by default")
-    options = parser.parse_args(argv)
+    overrides = [argument for argument in argv if is_override(argument)]
+    options = parser.parse_args([argument for argument in argv if not is_override(argument)])
+    if options.scorers is not None:
+        overrides.append(f"--config.score.scorers={options.scorers}")
     try:
         ood = None if options.ood is None else named_sources(tuple(options.ood))
-        score_run(options.workdir, ood=ood, out=options.out, step=options.step)
+        score_run(
+            options.workdir,
+            overrides=overrides,
+            ood=ood,
+            out=options.out,
+            step=options.step,
+            tune=options.tune,
+        )
     except (ValueError, OSError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1

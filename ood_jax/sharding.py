@@ -3,13 +3,14 @@
 Parallelism is `jax.jit` over global arrays (what `pjit` used to be): losses see the whole batch.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ood_jax.types import PyTree
+from ood_jax.types import Array, PyTree
 
 DATA = "data"
 
@@ -27,6 +28,18 @@ def make_mesh(devices: int = 0) -> Mesh:
         )
     count = devices or len(have)
     return jax.make_mesh((count,), (DATA,), axis_types=(AxisType.Auto,), devices=have[:count])
+
+
+def local_mesh() -> Mesh:
+    """A mesh of this process's first device alone: what it computes there, no other waits for."""
+    return jax.make_mesh(
+        (1,), (DATA,), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:1]
+    )
+
+
+def uses_host_memory(mesh: Mesh) -> bool:
+    """Are the devices the host's own cores, so that what lies on a device is in memory twice?"""
+    return mesh.devices.flat[0].platform == "cpu"
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -53,6 +66,32 @@ def global_batch(mesh: Mesh, local: dict[str, np.ndarray]) -> dict[str, jax.Arra
     """This process's rows of a batch -> arrays of the global batch, axis 0 over the mesh."""
     sharding = batch_sharding(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in local.items()}
+
+
+def place_pieces(mesh: Mesh, piece: Callable[[int], Array]) -> jax.Array:
+    """Rows that differ by device, all of one shape [R, ...] -> [devices * R, ...], one piece each.
+
+    piece: number of a device -> its rows; asked for this process's devices only. Memory of the host
+    may be shared, not copied: it must not change while the array lives.
+    """
+    mine = [
+        jax.device_put(piece(d), device, may_alias=True)
+        for d, device in enumerate(mesh.devices.flat)
+        if device.process_index == jax.process_index()
+    ]
+    shape = (mine[0].shape[0] * mesh.size, *mine[0].shape[1:])
+    return jax.make_array_from_single_device_arrays(shape, batch_sharding(mesh), mine)
+
+
+def on_each_device(mesh: Mesh, function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """function(own, shared) -> own, on every device with its rows of `own` and all of `shared`.
+
+    Nothing crosses between devices.
+    """
+    split, whole = PartitionSpec(DATA), PartitionSpec()
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=(split, whole), out_specs=split, check_vma=False
+    )
 
 
 def check_batch(mesh: Mesh, batch: int, micro_batches: int = 1) -> None:

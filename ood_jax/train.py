@@ -17,13 +17,18 @@ from ood_jax.config import method_module
 from ood_jax.data.sources import Source, open_source
 from ood_jax.models import build as build_model
 from ood_jax.models import init_params
+from ood_jax.models.weights import load_weights
 from ood_jax.types import Array, Aux, Batch, Method, Net, PyTree, TrainState, Update
 
 Metrics = dict[str, Array]
 
 
 class Run(NamedTuple):
-    """What a run is made of, all of it checked."""
+    """What a run is made of, all of it checked.
+
+    start: (params, stats) of config.model.weights, in place of untrained ones: all of them, or the
+    trunk's where there is a head to train; None = no such file.
+    """
 
     config: ConfigDict
     mesh: Mesh
@@ -33,6 +38,7 @@ class Run(NamedTuple):
     method: Method
     optimisers: tuple[optax.GradientTransformationExtraArgs, ...]
     rates: optim.Schedules
+    start: tuple[PyTree, PyTree] | None = None
 
 
 def prepare(config: ConfigDict) -> Run:
@@ -64,8 +70,32 @@ def prepare(config: ConfigDict) -> Run:
             f"train.accumulate = {config.train.accumulate}: the loss of {config.method.name} needs"
             " the whole batch at once; use 1"
         )
+    if method.classes:
+        _check_labels(train, method.classes, config.method.name)
     optimisers = tuple(optim.build(config, update.trains) for update in method.updates)
-    return Run(config, mesh, train, auxiliary, net, method, optimisers, optim.schedules(config))
+    rates = optim.schedules(config)
+    if not method.updates:
+        with config.unlocked():
+            config.train.steps = 0
+    start = None
+    if config.model.weights:
+        start = load_weights(config, net, head=not method.updates)
+    return Run(config, mesh, train, auxiliary, net, method, optimisers, rates, start)
+
+
+def _check_labels(train: Source, classes: int, method: str) -> None:
+    labels = train.labels
+    known = 0 if labels is None else int((labels >= 0).sum())
+    if labels is None or known < len(labels):
+        raise ValueError(
+            f"data.train: {len(train) - known} of {len(train)} images of {train.spec!r} have no"
+            f" label, and {method} needs one of each; use a labelled set"
+        )
+    if labels.max() >= classes:
+        raise ValueError(
+            f"data.train has labels up to {labels.max()}, head.outputs = {classes}: use"
+            f" {labels.max() + 1} outputs or more (filters by class leave the numbers as they are)"
+        )
 
 
 def open_test(config: ConfigDict) -> Source:
@@ -120,6 +150,8 @@ def init_state(run: Run) -> TrainState:
 
     net = run.net if run.method.init is None else run.net._replace(init=run.method.init)
     params, stats = init_params(net, run.config)
+    if run.start is not None:
+        params, stats = params | run.start[0], stats | run.start[1]
     return jax.jit(rest, out_shardings=sharding.replicated(run.mesh))(
         *jax.device_get((params, stats))
     )

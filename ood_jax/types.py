@@ -19,11 +19,28 @@ class Outputs(struct.PyTreeNode):
     features [B, D]: the trunk's output, what papers score with.
     projections [B, P]: the projection head's output before its last layer; None = no such head.
     logits [B, K]: scores over K classes or soft-classes; None = no such head.
+    second_logits [B, K]: of a second classifier on the same features; None = no such head.
+    stages: activations [B, ..., C] after each stage of the trunk. What nobody reads is not computed
+    under jit.
     """
 
     features: Array
     projections: Array | None = None
     logits: Array | None = None
+    second_logits: Array | None = None
+    stages: tuple[Array, ...] = ()
+
+
+class LastLayer(NamedTuple):
+    """The linear layer that logits come from: inputs @ kernel + bias.
+
+    kernel: float32 [D, K]. bias: float32 [K]. reads: the field of Outputs that its inputs are,
+    features or projections.
+    """
+
+    kernel: Array
+    bias: Array
+    reads: str
 
 
 class Net(NamedTuple):
@@ -32,10 +49,12 @@ class Net(NamedTuple):
     init: (key, inputs) -> (params, stats); stats is {} where nothing is tracked.
     apply: (params, stats, inputs, *, train, key) -> (Outputs, new stats). Inputs are images,
         normalised float32 [B, H, W, C]. `key` is read only with `train=True` (drop path, dropout).
+    last_layer: params -> LastLayer of the logits; None = the network has none.
     """
 
     init: Callable[..., tuple[PyTree, PyTree]]
     apply: Callable[..., tuple[Outputs, PyTree]]
+    last_layer: Callable[[PyTree], LastLayer] | None = None
 
 
 class TrainState(struct.PyTreeNode):
@@ -91,6 +110,7 @@ class Method(NamedTuple):
     teacher_decay: step -> momentum of the teacher; None = the teacher is fixed.
     has_teacher: False = no teacher is kept.
     separable: may the loss be accumulated over micro-batches?
+    classes: how many it learns from labels, which must lie in 0..classes-1; 0 = reads no labels.
     warn: metrics (floats, averaged over a logging interval) -> warnings that name a remedy.
     """
 
@@ -102,33 +122,74 @@ class Method(NamedTuple):
     teacher_decay: Schedule | None = None
     has_teacher: bool = False
     separable: bool = True
+    classes: int = 0
     warn: Callable[[dict[str, float]], list[str]] = lambda metrics: []
 
 
 class Features(NamedTuple):
-    """What scorers see of N images; host or device arrays.
+    """What scorers see of N images; host or device arrays, None = there is no such thing.
 
-    features float32 [N, D]; logits float32 [N, K] or None; projections float32 [N, P] or None;
-    labels int32 [N] (-1 = none) or None; head: the last layer's {"kernel" [D, K], "bias" [K]} or
-    None.
+    features float32 [N, D]; logits float32 [N, K]; projections float32 [N, P]; labels int32 [N]
+    (-1 = none); last_layer: of the network's logits; second_logits float32 [N, K]; extra: what an
+    `Extra` computed, {name: [N, ...]}.
     """
 
     features: Array
     logits: Array | None = None
     projections: Array | None = None
     labels: Array | None = None
-    head: dict[str, Array] | None = None
+    last_layer: LastLayer | None = None
+    second_logits: Array | None = None
+    extra: dict[str, Array] | None = None
+
+
+class Forward(NamedTuple):
+    """A network with its arrays, inside a jitted function.
+
+    apply: normalised inputs [B, H, W, 3] -> Outputs, in evaluation mode. size: px of the inputs.
+    mean, std: per channel, of pixels in [0, 1], what inputs were normalised by.
+    """
+
+    apply: Callable[[Array], Outputs]
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Extra(NamedTuple):
+    """More than the plain forward of a batch, for scores that need it.
+
+    name: extras of one name are one computation, kept once, so it tells their numbers. compute:
+    (forward, images uint8 [B, S, S, 3], index int32 [B]) -> {name: [B, ...]}, jitted; what is
+    random comes from `index`.
+    train: False = it is not needed of the train set, which may be large; or what is needed instead.
+    """
+
+    name: str
+    compute: Callable[[Forward, Array, Array], dict[str, Array]]
+    train: "bool | Extra" = True
 
 
 class Scorer(NamedTuple):
     """A post-hoc score; higher = more OOD, everywhere.
 
-    fit: Features of the in-distribution train set -> state.
-    score: (state, Features) -> float32 [N].
+    fit: Features of the in-distribution train set (on the host) -> state, a tree of arrays.
+    score: (state, Features) -> float32 [N]; pure, each row by itself: it is traced by jit over
+        blocks of rows, and by jax.export. Features' labels are absent here.
+    needs: what it reads of Features: fields, "labels" and "last_layer" (when fitted), names in
+        extra.
     score_train: state -> float32 [M], the train set under its own fit, each image left out of the
-    bank that judges it; None = the score has no bank, so `score` on the train set is the same.
+        bank that judges it; None = the score has no bank, so `score` on the train set is the same.
+    streamed: (state, Features) -> float32 [N], in place of `score` for a state that may not fit on
+        the devices; on the host, bounded memory. None = `score` will do.
+    facts: state -> what a reader of the result must know ({"shrinkage": .1}); JSON values.
+    extra: what must be computed from the images themselves; None = nothing.
     """
 
     fit: Callable[[Features], PyTree]
     score: Callable[[PyTree, Features], Array]
+    needs: tuple[str, ...] = ("features",)
     score_train: Callable[[PyTree], Array] | None = None
+    streamed: Callable[[PyTree, Features], Array] | None = None
+    facts: Callable[[PyTree], dict[str, Any]] = lambda state: {}
+    extra: Extra | None = None

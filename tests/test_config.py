@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
-from ood_jax import config as configs
-from ood_jax.config import base, flat, from_json, load, method_module, named_sources, to_json
+from ood_jax import overrides
+from ood_jax.config import base, flat, from_json, method_module, named_sources, to_json
+from ood_jax.recipe import load
 
 METHOD = """
 DEFAULTS = {"weight": 1.0, "views": 2, "layers": ("a",), "deep": {"on": True}}
@@ -295,7 +296,7 @@ def test_every_default_can_be_said_on_the_command_line(folder):
     """No None and no list among the defaults, and each default's text gives the default back."""
     for key, value in flat(base()).items():
         assert isinstance(value, bool | int | float | str | tuple), key
-        assert configs.overrides.parse(key, [str(value)], value) == value, key
+        assert overrides.parse(key, [str(value)], value) == value, key
 
 
 def test_a_typo_in_a_recipe_is_one_line(tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 from ood_jax import cache, features, sharding
 from ood_jax.data.source import from_array
 from ood_jax.data.sources import open_source
-from ood_jax.types import Net, Outputs
+from ood_jax.types import Extra, LastLayer, Net, Outputs
 
 K = 5
 
@@ -145,6 +145,108 @@ def test_parameters_are_arguments_so_sets_and_weights_share_one_compilation():
             mesh=mesh,
         )
     assert features._fields._cache_size() == before + 1
+
+
+def noisy(calls):
+    """An extra that needs the network, the raw images and the index; counts its traces."""
+
+    def compute(forward, images, index):
+        calls.append(1)
+        draws = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(jax.random.key(3), i)))
+        inputs = jnp.zeros((len(images), forward.size, forward.size, 3))
+        return {
+            "brightness": images.astype(jnp.float32).mean((1, 2, 3)),
+            "draw": draws(index),
+            "black": forward.apply(inputs).features,
+        }
+
+    return Extra("noisy", compute)
+
+
+@pytest.mark.parametrize(("batch", "devices"), [(7, 1), (4, 2)])
+def test_extras_come_with_the_same_pass_whatever_the_batch(batch, devices):
+    array, calls = images(9), []
+    net, extra = linear_net(), noisy(calls)
+    shared = {"config": config(batch), "mesh": sharding.make_mesh(devices), "extras": (extra,)}
+    found = features.extract(net, *weights(), from_array("a", array), **shared).features
+    draws = [jax.random.normal(jax.random.fold_in(jax.random.key(3), i)) for i in range(9)]
+    np.testing.assert_array_equal(found.extra["draw"], np.array(draws))
+    np.testing.assert_allclose(found.extra["brightness"], array.mean((1, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(found.extra["black"], np.full((9, 6), 0.5), rtol=1e-6)
+    np.testing.assert_allclose(found.features, expected(array, config()), rtol=1e-4, atol=1e-5)
+    features.extract(net, *weights(), from_array("b", images(5, seed=2)), **shared)
+    assert calls == [1], "another set must not compile again"
+
+
+def test_extras_of_one_name_are_computed_once():
+    first, second = [], []
+    extract(from_array("a", images(3)), config(), extras=(noisy(first), noisy(second)))
+    assert len(first) + len(second) == 1
+
+
+def test_an_index_is_the_row_in_the_source(tmp_path):
+    for i, image in enumerate(images(5)):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    (tmp_path / "1.png").write_bytes(b"no image")
+    index = Extra("index", lambda forward, images, index: {"index": index})
+    found = extract(open_source(f"folder:{tmp_path}"), config(2), extras=(index,))
+    np.testing.assert_array_equal(found.features.extra["index"], found.rows)
+    np.testing.assert_array_equal(found.rows, [0, 2, 3, 4])
+
+
+def test_a_step_of_ones_own_batches():
+    net, mesh, array = linear_net(), sharding.make_mesh(2), images(4)
+    step = features.jitted_fields(net, config(), mesh, ("logits",), (noisy([]),))
+    found = step(*weights(), {"image": array, "index": np.arange(4, dtype=np.int32)})
+    held = features.as_features(found)
+    right = extract(from_array("a", array), config(), fields=("logits",), extras=(noisy([]),))
+    np.testing.assert_allclose(held.logits, right.features.logits, rtol=1e-6)
+    np.testing.assert_array_equal(held.extra["draw"], right.features.extra["draw"])
+    assert held.labels is None and held.projections is None
+
+
+def test_each_device_computes_its_own_rows():
+    """Of a matrix alone, the compiler would gather the images and multiply everywhere."""
+    batch = {"image": images(8), "index": np.arange(8, dtype=np.int32)}
+
+    def apply(params, stats, inputs, *, train, key=None):
+        return Outputs(inputs.reshape(len(inputs), -1) @ params["trunk"]), stats
+
+    net = Net(lambda key, inputs: ({}, {}), apply)
+
+    def work(devices):
+        mesh = sharding.make_mesh(devices)
+        step = features.jitted_fields(net, config(), mesh)
+        lowered = step.func.lower(*weights(), sharding.global_batch(mesh, batch), **step.keywords)
+        return lowered.compile().cost_analysis()["flops"]
+
+    assert work(2) < 0.6 * work(1)
+
+
+def test_two_heads_and_the_last_layer():
+    linear = linear_net()
+
+    def apply(*args, **kwargs):
+        outputs, stats = linear.apply(*args, **kwargs)
+        return outputs.replace(second_logits=-outputs.logits), stats
+
+    net = Net(
+        linear.init, apply, lambda params: LastLayer(params["head"], jnp.zeros(K), "features")
+    )
+    source, mesh = from_array("a", images(3), np.arange(3)), sharding.make_mesh(1)
+    params, stats = weights()
+    fields, extras = ("logits", "second_logits"), (noisy([]),)
+    found = features.extract(
+        net, params, stats, source, config=config(), mesh=mesh, fields=fields, extras=extras
+    )
+    layer = found.features.last_layer
+    assert isinstance(layer.kernel, np.ndarray) and layer.kernel.dtype == np.float32
+    by_hand = found.features.features @ layer.kernel + layer.bias
+    np.testing.assert_allclose(by_hand, found.features.logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found.features.second_logits, -found.features.logits)
+    again = features.with_last_layer(features.unpack(features.pack(found)), net, params)
+    jax.tree.map(np.testing.assert_array_equal, again, found)
+    assert set(again.features.extra) == {"brightness", "draw", "black"}
 
 
 def test_mistakes():

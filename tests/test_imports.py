@@ -13,8 +13,9 @@ PACKAGE = ROOT / "ood_jax"
 # A part may import what stands left of it, and its own files; nothing beside or right of it.
 LAYERS = (
     ("types", "config"),
+    ("views",),
     ("losses", "scorers", "metrics"),
-    ("models", "data", "views"),
+    ("models", "data"),
     ("methods",),
     ("train",),
     ("main",),

@@ -13,9 +13,9 @@ from PIL import Image
 from small_run import environment, write_recipe
 
 from ood_jax import loop
-from ood_jax.config import load
 from ood_jax.logs import read_metrics
 from ood_jax.main import main
+from ood_jax.recipe import load
 from ood_jax.train import init_state, prepare
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -175,8 +175,9 @@ def test_grey_rgba_and_corrupt_images(recipe, tmp_path, capsys):
     assert [row["skipped"] for row in read_metrics(workdir)] == [2, 2]
     assert all(np.isfinite(row["loss"]) for row in read_metrics(workdir))
     results = json.loads((workdir / "results.json").read_text())
-    assert results["skipped"]["train"] == 1
-    assert results["in_distribution"]["n_train"] == 11
+    counts = results["in_distribution"]
+    assert counts["n_train"] + counts["n_calibration"] == 11
+    assert results["skipped"]["train"] + results["skipped"]["calibration"] == 1
 
 
 def test_a_file_lost_on_the_way(recipe, tmp_path, capsys, monkeypatch):

@@ -140,3 +140,36 @@ def test_infinite_scores_are_extreme_not_wrong():
 def test_scores_that_cannot_be_judged(inside, outside, message):
     with pytest.raises(ValueError, match=message):
         metrics.all_metrics(inside, outside)
+
+
+@settings(deadline=None, max_examples=60)
+@given(SCORES, st.floats(0.01, 1.0))
+def test_threshold_is_the_smallest_score_that_keeps_enough(values, keep):
+    found = metrics.threshold(values, keep)
+    kept = {t: np.mean(np.array(values) <= t) for t in values}
+    assert kept[found] >= keep
+    assert all(share < keep for t, share in kept.items() if t < found)
+
+
+def test_threshold_counts_exactly_and_agrees_with_fpr95():
+    assert metrics.threshold(np.arange(1, 101)[::-1], 0.07) == 7  # 0.07 * 100 > 7 in floating point
+    assert metrics.threshold(np.arange(20)) == 18
+    assert metrics.threshold([3, 3, 3, 9]) == 9 and metrics.threshold([2.0]) == 2
+    inside, outside = scores()
+    accepted = np.mean(outside <= metrics.threshold(inside))
+    assert accepted == metrics.fpr95_id_positive(inside, outside)
+
+
+@pytest.mark.parametrize(
+    ("values", "keep", "message"),
+    [
+        ([], 0.95, r"calibration scores of shape \[0\]"),
+        ([1.0, np.nan], 0.95, "1 of 2 calibration scores are NaN"),
+        ([1.0], 0.0, "keep 0.0"),
+        ([1.0], 95, "keep 95: use a share"),
+        ([1.0], np.nan, "keep nan"),
+    ],
+)
+def test_thresholds_that_cannot_be_set(values, keep, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.threshold(values, keep)

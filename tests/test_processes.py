@@ -12,8 +12,8 @@ import time
 import pytest
 from small_run import assert_close, environment, final_state, write_recipe
 
-from ood_jax.config import load
 from ood_jax.logs import read_metrics
+from ood_jax.recipe import load
 
 STEPS = 20
 FLAGS = (

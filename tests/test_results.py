@@ -26,7 +26,7 @@ def example(near=("cifar100",), far=("svhn", "textures")):
         for v in [scores(30, 1.0 + i, seed=i)]
     }
     return {
-        "schema": 1,
+        "schema": 2,
         "name": "dino",
         "step": 1200,
         "config": {
@@ -40,9 +40,14 @@ def example(near=("cifar100",), far=("svhn", "textures")):
             "occupied_classes": None,
             "n_train": 5000,
             "n_test": 40,
+            "n_calibration": 100,
+            "accuracy": None,
             "skipped": 2,
         },
+        "scorers": {s: {"threshold": 1.5, "kept_test": 0.94, "facts": {}} for s in SCORERS},
         "sets": sets,
+        "groups": {"near": list(near), "far": list(far)},
+        "not_scored": {"odin": "needs logits"},
         "near": results.group_means(sets, near),
         "far": results.group_means(sets, far),
         "skipped": {"train": 2, "test": 0, "svhn": 1},
@@ -70,8 +75,8 @@ def test_json_never_holds_nan_and_the_old_file_stays(tmp_path, value):
     [
         (None, "No such file"),
         ("{", "is no JSON"),
-        ("[]", "schema None; this version reads 1"),
-        ('{"schema": 2}', "schema 2; this version reads 1"),
+        ("[]", "schema None; this version reads 2"),
+        ('{"schema": 1}', "schema 1; this version reads 2"),
     ],
 )
 def test_results_that_cannot_be_read(tmp_path, text, message):
@@ -160,17 +165,18 @@ def test_the_table_fits_100_plain_columns_and_says_what_is_what(capsys):
     assert "images that could not be read: train 2, svhn 1" in text
 
 
-def test_many_scorers_are_shown_in_blocks(capsys):
+def test_many_scorers_are_shown_as_rows(capsys):
     found = example()
+    mine = [f"my_package.my_scores_{i}:function" for i in range(9)]
     for by_scorer in (*found["sets"].values(), found["near"], found["far"]):
-        for i in range(9):
-            by_scorer[f"my_package.my_scores_{i}:function"] = by_scorer["exp_cosine"]
+        by_scorer |= dict.fromkeys(mine, by_scorer["exp_cosine"])
     results.show(found)
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 100
-    assert text.count("AUROC, %") == 3
-    rows = [line.split() for line in text.splitlines() if line.strip().startswith("cifar100")]
-    assert [len(row) - 2 for row in rows] == [5, 5, 2] * 3  # scorers; a row begins with two words
+    assert text.count("AUROC, %") == 2  # six sets and means: five columns, then one
+    rows = [line.split() for line in text.splitlines() if line.strip().startswith(mine[3])]
+    columns = [name for name, _, _ in results.table_rows(found)]
+    assert [len(row) - 1 for row in rows] == [5, len(columns) - 5] * 3
 
 
 def test_no_ood_set_is_no_table(capsys):

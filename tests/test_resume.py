@@ -15,8 +15,8 @@ from small_run import assert_close, environment, final_state, tiny_config, write
 
 from ood_jax import loop
 from ood_jax.checkpoint import Checkpoints
-from ood_jax.config import load
 from ood_jax.logs import read_metrics
+from ood_jax.recipe import load
 from ood_jax.train import prepare
 
 pytestmark = pytest.mark.usefixtures("compiled_once")

@@ -23,17 +23,17 @@ from ood_jax.types import TrainState
 ROOT = Path(__file__).resolve().parent.parent
 TRAINING = ("train", "loop", "methods", "losses", "main", "optim")
 K = 12
+TRAIN = "train.npz[:-4]"  # the last tenth sets thresholds
 
 USER_SCORER = """
 import numpy as np
 from ood_jax.types import Scorer
-FIELDS = ("logits",)
 
-def build(config):
-    return Scorer(lambda train: {}, lambda state, x: -np.asarray(x.logits).max(1))
+def build(config, mesh):
+    return Scorer(lambda train: {}, lambda state, x: -x.logits.max(1), needs=("logits",))
 
-def broken(config):
-    return Scorer(lambda train: {}, lambda state, x: np.full(len(x.features), np.nan))
+def broken(config, mesh):
+    return Scorer(lambda train: {}, lambda state, x: x.features[:, 0] * np.nan)
 """
 
 
@@ -47,6 +47,7 @@ def tiny(folder, **settings):
     c.score.near = ("bright=npz:bright.npz",)
     c.score.far = ("noise=noise:uniform[:30]", "dark=npz:dark.npz")
     c.score.update({"batch": 16, "block": 10, "knn": 5, "baselines": ("pixels", "untrained")})
+    c.score.update({"bootstrap": 20, "augmentations": 2})
     for key, value in settings.items():
         part, _, leaf = key.partition("_")
         c[part][leaf] = value
@@ -104,20 +105,24 @@ def no_more_plots(scored, monkeypatch):
 def test_results_have_the_documented_shape(scored):
     workdir, config, _, found = scored
     assert results.read_results(workdir / "results.json") == found
-    assert found["schema"] == 1 and found["step"] == 7 and found["name"] == "dino_negatives"
+    assert found["schema"] == 2 and found["step"] == 7 and found["name"] == "dino_negatives"
     assert configs.flat(configs.from_json(json.dumps(found["config"]))) == configs.flat(config)
     assert list(found["sets"]) == ["bright", "noise", "dark"]
     scorers = ["exp_cosine", "exp_cosine@pixels", "exp_cosine@untrained"]
     for name, count in (("bright", 15), ("noise", 30), ("dark", 1)):
         assert list(found["sets"][name]) == scorers
         for by_metric in found["sets"][name].values():
-            assert set(by_metric) == set(metrics.all_metrics([0], [1]))
+            more = {"rejected", "auroc_low", "auroc_high"}
+            assert set(by_metric) == {*metrics.all_metrics([0], [1]), *more}
+            assert by_metric["auroc_low"] <= by_metric["auroc"] <= by_metric["auroc_high"]
             assert (by_metric["n_in"], by_metric["n_out"]) == (20, count)
     for group, names in (("near", ["bright"]), ("far", ["noise", "dark"])):
         for scorer in scorers:
             mean = np.mean([found["sets"][name][scorer]["auroc"] for name in names])
             assert found[group][scorer]["auroc"] == pytest.approx(mean)
-    assert found["skipped"] == dict.fromkeys(["train", "test", "bright", "noise", "dark"], 0)
+    assert found["skipped"] == dict.fromkeys(
+        ["train", "calibration", "test", "bright", "noise", "dark"], 0
+    )
 
 
 def test_numbers_are_those_of_the_parts(scored):
@@ -129,51 +134,52 @@ def test_numbers_are_those_of_the_parts(scored):
             net,
             params,
             stats,
-            open_source(f"npz:{name}.npz", root=config.data.root),
+            open_source(f"npz:{name}", root=config.data.root),
             config=config,
             mesh=mesh,
             fields=("features", "logits"),
         ).features
-        for name in ("train", "test", "bright")
+        for name in (TRAIN, "test.npz", "bright.npz")
     }
-    bank = got["train"].features
+    bank, inside = got[TRAIN].features, found["in_distribution"]
+
+    assert inside["n_calibration"] == 4
 
     def ood(values):
-        return -knn.exp_cosine(bank, values, temperature=0.04, block=7)
+        return -knn.log_mean_exp_cosine(bank, values, temperature=0.04, block=7)
 
-    test = ood(got["test"].features)
-    expected = metrics.all_metrics(test, ood(got["bright"].features))
+    test = ood(got["test.npz"].features)
+    expected = metrics.all_metrics(test, ood(got["bright.npz"].features))
     assert found["sets"]["bright"]["exp_cosine"]["auroc"] == pytest.approx(expected["auroc"])
-    inside = found["in_distribution"]
-    own = -knn.exp_cosine_leave_one_out(bank, temperature=0.04, block=7)
+    own = -knn.log_mean_exp_cosine_leave_one_out(bank, temperature=0.04, block=7)
     assert inside["sensitivity_auroc"] == pytest.approx(metrics.auroc(own, test))
     assert inside["sensitivity_auroc_literal"] == pytest.approx(metrics.auroc(ood(bank), test))
     assert inside["sensitivity_auroc_literal"] > inside["sensitivity_auroc"]
     assert inside["knn_accuracy"] == knn.knn_accuracy(
         bank,
-        got["train"].labels,
-        got["test"].features,
-        got["test"].labels,
+        got[TRAIN].labels,
+        got["test.npz"].features,
+        got["test.npz"].labels,
         neighbours=5,
         temperature=0.07,
     )
-    probs = jax.nn.softmax((got["test"].logits - SOFT["centre"]) / 0.05, axis=-1)
+    probs = jax.nn.softmax((got["test.npz"].logits - SOFT["centre"]) / 0.05, axis=-1)
     assert inside["occupied_classes"] == pytest.approx(np.mean(probs.mean(0) > 1 / K))
-    assert (inside["n_train"], inside["n_test"], inside["skipped"]) == (40, 20, 0)
+    assert (inside["n_train"], inside["n_test"], inside["skipped"]) == (36, 20, 0)
 
 
 def test_baselines_are_pixels_and_the_initial_network(scored):
     _, config, _, found = scored
 
     def pixels(name):
-        source = open_source(f"npz:{name}.npz", root=config.data.root)
+        source = open_source(f"npz:{name}", root=config.data.root)
         images = source.images(np.arange(len(source))) / 255.0
         shown = (images - np.array(config.data.mean)) / np.array(config.data.std)
         return np.float32(shown.reshape(len(shown), -1))
 
     test, bright = (
-        -knn.exp_cosine(pixels("train"), pixels(name), temperature=0.04, block=7)
-        for name in ("test", "bright")
+        -knn.log_mean_exp_cosine(pixels(TRAIN), pixels(name), temperature=0.04, block=7)
+        for name in ("test.npz", "bright.npz")
     )
     at = found["sets"]["bright"]
     assert at["exp_cosine@pixels"]["auroc"] == pytest.approx(metrics.auroc(test, bright))
@@ -184,13 +190,13 @@ def test_baselines_are_pixels_and_the_initial_network(scored):
             net,
             params,
             stats,
-            open_source(f"npz:{name}.npz", root=config.data.root),
+            open_source(f"npz:{name}", root=config.data.root),
             config=config,
             mesh=mesh,
         ).features.features
-        for name in ("train", "test", "bright")
+        for name in (TRAIN, "test.npz", "bright.npz")
     )
-    scores = [-knn.exp_cosine(bank, x, temperature=0.04, block=7) for x in (test, bright)]
+    scores = [-knn.log_mean_exp_cosine(bank, x, temperature=0.04, block=7) for x in (test, bright)]
     assert at["exp_cosine@untrained"]["auroc"] == pytest.approx(metrics.auroc(*scores))
 
 
@@ -292,13 +298,7 @@ def test_a_users_scorer_beside_ours(scored, tmp_path, monkeypatch):
     c = tiny(config.data.root, score_scorers=names)
     out = score.score_run(str(workdir), config=c, out=str(tmp_path / "both.json"))
     mine = out["sets"]["bright"]
-    # Pixels have no logits, so that baseline is ours alone.
-    assert list(mine) == [
-        *names,
-        "exp_cosine@pixels",
-        "exp_cosine@untrained",
-        "my_score_package.energy@untrained",
-    ]
+    assert list(mine) == [*names, "exp_cosine@pixels", "exp_cosine@untrained"]
     assert mine["exp_cosine"] == found["sets"]["bright"]["exp_cosine"]
     first = score.score_run(
         str(workdir),
@@ -307,7 +307,7 @@ def test_a_users_scorer_beside_ours(scored, tmp_path, monkeypatch):
     )["in_distribution"]
     assert first["sensitivity_auroc"] == first["sensitivity_auroc_literal"]
     broken = tiny(config.data.root, score_scorers=("my_score_package.energy:broken",))
-    with pytest.raises(ValueError, match=r"energy:broken, set test: scores .* with 20 NaN"):
+    with pytest.raises(ValueError, match=r"energy:broken: set calibration: scores .* with 4 NaN"):
         score.score_run(str(workdir), config=broken, out=str(tmp_path / "x.json"))
 
 
@@ -358,7 +358,7 @@ def test_an_older_checkpoint(scored, tmp_path):
     ],
 )
 def test_mistakes_are_one_line_before_compute(scored, arguments, message, capsys, monkeypatch):
-    monkeypatch.setattr(evaluate, "evaluate", lambda *a: pytest.fail("computed"))
+    monkeypatch.setattr(evaluate, "evaluate", lambda *a, **k: pytest.fail("computed"))
     assert score.main([f"--workdir={scored[0]}", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
@@ -368,11 +368,18 @@ def test_mistakes_are_one_line_before_compute(scored, arguments, message, capsys
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"score_scorers": ("exp_cosin",)}, "'exp_cosin' is none of exp_cosine"),
+        ({"score_scorers": ("exp_cosin",)}, "no scorer 'exp_cosin'; did you mean exp_cosine"),
         ({"score_scorers": ()}, "name one or more"),
         ({"score_scorers": ("exp_cosine",) * 2}, "each once"),
         ({"score_baselines": ("pixel",)}, "no 'pixel'; there are pixels, untrained"),
-        ({"score_knn": 41}, "data.train has 40 images; use 1 to 40"),
+        ({"score_knn": 37}, "the bank has 36 images; use 1 to 36"),
+        ({"score_keep": 1.0}, "score.keep = 1.0"),
+        ({"score_bootstrap": -1}, "score.bootstrap = -1"),
+        ({"score_scorers": ("l1_discrepancy",)}, "scorer l1_discrepancy needs a second classifier"),
+        ({"score_scorers": ("mahalanobis",), "data_train": "noise:uniform[:20]"}, "needs labels"),
+        ({"data_train": "noise:uniform[:1]"}, "has one image"),
+        ({"score_benchmark": "cifar_10", "score_near": (), "score_far": ()}, "cifar10"),
+        ({"score_benchmark": "cifar10"}, "brings its own near and far"),
         ({"score_feature": "tokens"}, "'tokens': this network has features, projections, logits"),
         ({"score_feature": "logits", "head_name": "none"}, "'logits': this network has features"),
         ({"score_batch": 0}, "score.batch = 0"),
@@ -392,7 +399,7 @@ def test_a_checkpoint_of_another_model(scored):
         score.score_run(str(scored[0]), config=other, out=str(scored[0] / "never.json"))
     assert not (scored[0] / "never.json").exists()
     checked = plan.check(scored[1])
-    plan.check_model(checked, restore_for_scoring(str(scored[0])), "w")
+    plan.check_model(checked.shapes, restore_for_scoring(str(scored[0])), "w")
 
 
 def test_places_that_cannot_be_written(scored, tmp_path):

@@ -21,8 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FAKE_MAIN = """
 import json, pathlib, sys
 from ood_jax import config as configs
+from ood_jax.recipe import load
 argv = sys.argv[1:]
-config = json.loads(configs.to_json(configs.load(argv)))
+config = json.loads(configs.to_json(load(argv)))
 print("ran", config["seed"])
 if config["seed"] == 13:
     sys.exit("unlucky")
@@ -35,7 +36,7 @@ auroc = config["seed"] / 10 + config["optim"]["lr"]
 workdir = pathlib.Path(argv[-1].split("=", 1)[1])
 workdir.mkdir(parents=True, exist_ok=True)
 scores = {"exp_cosine": {"auroc": auroc, "n_in": 5}, "pixels": {"auroc": 0.5, "n_in": 5}}
-out = {"schema": 1, "name": config["name"], "step": config["train"]["steps"], "config": config,
+out = {"schema": 2, "name": config["name"], "step": config["train"]["steps"], "config": config,
        "in_distribution": {"knn_accuracy": 0.5, "n_train": 1, "none": None,
                            "sensitivity": {"exp_cosine": auroc}},
        "sets": {"svhn": scores, "dtd": scores}, "near": {}, "far": scores}
@@ -232,7 +233,7 @@ def test_results_count_only_for_their_config_and_at_the_end(recipe, tmp_path):
         (other,) = expand([recipe], flags, [1], {}, tmp_path)
         assert other.workdir == run.workdir and (finished(other) is not None) == same, flags
     path = run.workdir / "results.json"
-    for broken in ({**found, "step": 68}, {**found, "schema": 2}):
+    for broken in ({**found, "step": 68}, {**found, "schema": 1}):
         path.write_text(json.dumps(broken))
         assert finished(run) is None
     path.write_text(json.dumps(found)[:-9])

@@ -41,33 +41,70 @@ def open_folder(path: Path, spec: str) -> Source:
     return _of_files(spec, path, ["/".join(parts) for parts in found], labels, classes)
 
 
-def open_list(path: Path, spec: str, root: str) -> Source:
-    """The images of an OpenOOD list: a line is `relative/path label`; no label or -1 = none.
-
-    Paths are relative to `root` or, without one, to the list's folder.
+def open_file(path: Path, spec: str) -> Source:
+    """One image.
 
     Raises:
-      ValueError: no such file, an empty list, or a path that does not exist (the first is named).
+      ValueError: no such file, or its name is not one of an image.
     """
+    if not path.is_file() or path.suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"{spec!r} is no folder, no image ({', '.join(SUFFIXES)}) and no source: check the path"
+        )
+    return _of_files(spec, path.parent, [path.name], None, ())
+
+
+def open_list(where: str, spec: str, root: str) -> Source:
+    """The images of an OpenOOD list: a line is `relative/path label`; no label or -1 = none.
+
+    where: FILE or FILE@FOLDER, both relative to `root`; paths are relative to FOLDER, else to
+    `root`, else to the list's folder. A path may hold spaces: its label is a last whole number.
+    OpenOOD's own reader ends a path at its first space, and knows lines that end in a dictionary.
+
+    Raises:
+      ValueError: no such file, an empty list, a line that is none, or paths that do not exist (the
+        first is named, with their count).
+    """
+    base = Path(root).expanduser()
+    file, at, images = where.rpartition("@")
+    if not at or (base / Path(where).expanduser()).is_file():
+        file, images = where, ""
+    path = base / Path(file).expanduser()
     if not path.is_file():
         raise ValueError(f"{spec!r}: {path} is not a file; give a list with a path a line")
+    names, labels = _lines(path, spec)
+    folder = base / Path(images).expanduser() if images or root else path.parent
+    prefix = f"{folder}{os.sep}"
+    missing = [name for name in names if not os.path.isfile(prefix + name)]
+    if missing:
+        start = f"holds {images}" if images else "the list's paths start from"
+        raise ValueError(
+            f"{spec!r}: {len(missing)} of {len(names)} files are missing, first {missing[0]}, in"
+            f" {folder}; set data.root to the folder that {start}, or write list:FILE@FOLDER"
+        )
+    return _of_files(spec, folder, names, None if (labels < 0).all() else labels.clip(-1), ())
+
+
+def _lines(path: Path, spec: str) -> tuple[list[str], np.ndarray]:
+    """The paths of a list and their labels, int32 [N]."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{spec!r}: {path} is not text in UTF-8; give a list") from None
     names, labels = [], []
-    for line in filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())):
+    for line in filter(None, map(str.strip, text.split("\n"))):
         name, _, last = line.rpartition(" ")
         labelled = bool(name) and last.removeprefix("-").isdecimal()
         names.append(name.strip() if labelled else line)
         labels.append(int(last) if labelled else -1)
+        if line.endswith("}") or labels[-1] > np.iinfo(np.int32).max:
+            raise ValueError(
+                f"{spec!r}: the line {line!r} of {path} is none; write `relative/path label` with"
+                f" a whole number up to {np.iinfo(np.int32).max}"
+            )
     if not names:
         raise ValueError(f"{spec!r}: {path} is empty; write `relative/path label` on each line")
-    folder = Path(root).expanduser() if root else path.parent
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(
-            f"{spec!r}: {len(missing)} of {len(names)} files are missing, first {missing[0]}, in"
-            f" {folder}; set data.root to the folder that the list's paths start from"
-        )
-    known = np.array(labels, np.int32)
-    return _of_files(spec, folder, names, None if (known < 0).all() else known.clip(-1), ())
+    return names, np.array(labels, np.int64).clip(-1).astype(np.int32)
 
 
 def open_arrays(path: Path, spec: str) -> Source:

@@ -13,7 +13,7 @@ __all__ = ["KINDS", "CorruptImage", "Source", "open_source"]
 KINDS = {
     "tfds": "tfds:NAME[/config][:split]",
     "folder": "folder:PATH",
-    "list": "list:FILE",
+    "list": "list:FILE[@FOLDER]",
     "npz": "npz:FILE",
     "builtin": "builtin:glyphs/SPLIT",
     "noise": "noise:gaussian",
@@ -61,9 +61,9 @@ def _open(spec: str, root: str) -> Source:
         return open_tfds(where, spec, root)
     from ood_jax.data.files import open_arrays, open_folder, open_list
 
-    path = Path(root).expanduser() / Path(where).expanduser()
     if kind == "list":
-        return open_list(path, spec, root)
+        return open_list(where, spec, root)
+    path = Path(root).expanduser() / Path(where).expanduser()
     return open_folder(path, spec) if kind == "folder" else open_arrays(path, spec)
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ood_jax.config import import_part
-from ood_jax.models.heads import head
+from ood_jax.models.heads import head, last_layer
+from ood_jax.models.stages import COLLECTION, sown_stages
 from ood_jax.types import Array, Net, Outputs, PyTree
 
 DTYPES = ("float32", "bfloat16")
@@ -48,15 +49,14 @@ def build(config: ConfigDict) -> Net:
         params: PyTree, stats: PyTree, inputs: Array, *, train: bool, key: Any = None
     ) -> tuple[Outputs, PyTree]:
         variables = {"params": params, "batch_stats": stats}
-        if not train:
-            outputs: Any = network.apply(variables, inputs, train=False)
-            return outputs, stats
+        rngs, mutable = ({"noise": key}, ["batch_stats"]) if train else ({}, [])
         outputs, updated = network.apply(
-            variables, inputs, train=True, rngs={"noise": key}, mutable=["batch_stats"]
+            variables, inputs, train=train, rngs=rngs, mutable=[*mutable, COLLECTION]
         )
-        return outputs, updated.get("batch_stats", stats)
+        outputs = outputs.replace(stages=sown_stages(updated))
+        return outputs, updated.get("batch_stats", stats) if train else stats
 
-    return Net(init, apply)
+    return Net(init, apply, last_layer(config.head))
 
 
 def init_params(net: Net, config: ConfigDict) -> tuple[PyTree, PyTree]:

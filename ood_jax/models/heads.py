@@ -1,12 +1,14 @@
-"""Projection heads: features -> projections -> logits over K outputs."""
+"""Heads: features -> projections -> logits over K outputs, or features -> logits."""
+
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ood_jax.types import Array
+from ood_jax.types import Array, LastLayer, PyTree
 
-HEADS = ("dino", "none")
+HEADS = ("dino", "linear", "none")
 
 
 def head(config: ConfigDict, dtype: str) -> nn.Module | None:
@@ -16,12 +18,15 @@ def head(config: ConfigDict, dtype: str) -> nn.Module | None:
       ValueError: unknown name, or sizes below 1.
     """
     if config.name not in HEADS:
-        raise ValueError(f"head.name {config.name!r}: use {' or '.join(HEADS)}")
+        raise ValueError(f"head.name {config.name!r}: use {', '.join(HEADS)}")
     if config.name == "none":
         return None
-    for key in ("layers", "hidden", "bottleneck", "outputs"):
+    mlp = ("layers", "hidden", "bottleneck") if config.name == "dino" else ()
+    for key in (*mlp, "outputs"):
         if config[key] < 1:
             raise ValueError(f"head.{key} = {config[key]}: use 1 or more")
+    if config.name == "linear":
+        return LinearHead(outputs=config.outputs, dtype=jnp.dtype(dtype))
     return DinoHead(
         layers=config.layers,
         hidden=config.hidden,
@@ -30,6 +35,50 @@ def head(config: ConfigDict, dtype: str) -> nn.Module | None:
         train_gain=config.train_gain,
         dtype=jnp.dtype(dtype),
     )
+
+
+def last_layer(config: ConfigDict) -> Callable[[PyTree], LastLayer] | None:
+    """params -> the layer that the logits of the head that `config` describes come from."""
+    return {"linear": _linear_layer, "dino": _dino_layer}.get(config.name)
+
+
+def _linear_layer(params: PyTree) -> LastLayer:
+    layer = params["head"]["linear"]
+    return LastLayer(layer["kernel"], layer["bias"], "features")
+
+
+def _dino_layer(params: PyTree) -> LastLayer:
+    layer = params["head"]["last"]
+    kernel = l2_normalise(layer["direction"], axis=0)
+    if "gain" in layer:
+        kernel = kernel * layer["gain"]
+    return LastLayer(kernel, jnp.zeros(kernel.shape[-1], kernel.dtype), "projections")
+
+
+class LinearHead(nn.Module):
+    """A classifier: features [B, D] -> (None, logits float32 [B, outputs])."""
+
+    outputs: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[None, Array]:
+        return None, LinearLayer(self.outputs, self.dtype, name="linear")(x)
+
+
+class LinearLayer(nn.Module):
+    """x [B, D] @ kernel + bias -> float32 [B, K], summed in float32 whatever `dtype`."""
+
+    outputs: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        kernel = self.param("kernel", uniform, (x.shape[-1], self.outputs))
+        bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return jnp.matmul(x, kernel, preferred_element_type=jnp.float32) + bias
 
 
 class DinoHead(nn.Module):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from ood_jax.models.stages import sow_stage
 from ood_jax.types import Array
 
 LAYER_NORM_EPS = 1e-6
@@ -26,6 +27,8 @@ def trunk(model: ConfigDict) -> nn.Module:
         raise ValueError(f"model.width {model.width} is no multiple of model.heads {model.heads}")
     if not 0 <= model.drop_path < 1:
         raise ValueError(f"model.drop_path {model.drop_path}: use a probability below 1")
+    if model.layer_scale < 0:
+        raise ValueError(f"model.layer_scale {model.layer_scale}: use 0 (none) or more")
     return ViT(
         width=model.width,
         depth=model.depth,
@@ -34,11 +37,16 @@ def trunk(model: ConfigDict) -> nn.Module:
         grid=model.image_size // model.patch,
         drop_path=model.drop_path,
         dtype=jnp.dtype(model.dtype),
+        layer_scale=model.layer_scale,
     )
 
 
 class ViT(nn.Module):
-    """Images [B, H, W, 3] -> tokens -> the CLS token after the last norm, float32 [B, width]."""
+    """Images [B, H, W, 3] -> tokens -> the CLS token after the last norm, float32 [B, width].
+
+    layer_scale: what LayerScale begins with (Touvron et al. 2021; DINOv2 has it), 0 = none.
+    Stages of Outputs: the tokens [B, 1 + n, width] after each block, CLS first.
+    """
 
     width: int
     depth: int
@@ -47,6 +55,7 @@ class ViT(nn.Module):
     grid: int
     drop_path: float
     dtype: jnp.dtype
+    layer_scale: float = 0.0
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
@@ -61,12 +70,13 @@ class ViT(nn.Module):
         )(_patches(images.astype(self.dtype), self.patch))
         position = self.param("position", _INIT, (1, 1 + self.grid**2, self.width))
         cls = self.param("cls", _INIT, (1, 1, self.width)).astype(self.dtype)
-        first = jnp.broadcast_to(cls, (len(images), 1, self.width))
+        first = jnp.broadcast_to(cls, (images.shape[0], 1, self.width))
         x: Array = jnp.concatenate([first, tokens], axis=1)
         x = x + interpolate_position(position, rows, columns).astype(self.dtype)
         for i in range(self.depth):
             rate = self.drop_path * i / max(self.depth - 1, 1)
-            x = Block(self.heads, rate, self.dtype, name=f"block_{i}")(x, train)
+            x = Block(self.heads, rate, self.dtype, self.layer_scale, name=f"block_{i}")(x, train)
+            sow_stage(self, x)
         return _norm(self.dtype, "norm")(x[:, 0]).astype(jnp.float32)
 
 
@@ -76,15 +86,19 @@ class Block(nn.Module):
     heads: int
     drop_path: float
     dtype: jnp.dtype
+    layer_scale: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         width = x.shape[-1]
         y = Attention(self.heads, self.dtype, name="attention")(_norm(self.dtype, "norm_1")(x))
-        x = x + self._drop(y, train)
+        x = x + self._drop(self._scaled(y, "layer_scale_1"), train)
         y = _dense(4 * width, self.dtype, "mlp_1")(_norm(self.dtype, "norm_2")(x))
         y = _dense(width, self.dtype, "mlp_2")(nn.gelu(y, approximate=False))
-        return x + self._drop(y, train)
+        return x + self._drop(self._scaled(y, "layer_scale_2"), train)
+
+    def _scaled(self, y: Array, name: str) -> Array:
+        return LayerScale(self.layer_scale, name=name)(y) if self.layer_scale else y
 
     def _drop(self, y: Array, train: bool) -> Array:
         if not train or self.drop_path == 0:
@@ -92,6 +106,17 @@ class Block(nn.Module):
         keep = 1 - self.drop_path
         kept = jax.random.bernoulli(self.make_rng("noise"), keep, (len(y), 1, 1))
         return jnp.where(kept, y / jnp.asarray(keep, y.dtype), 0)
+
+
+class LayerScale(nn.Module):
+    """x [..., C] times a learned factor for each channel."""
+
+    initial: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.constant(self.initial), x.shape[-1:])
+        return x * scale.astype(x.dtype)
 
 
 class Attention(nn.Module):
@@ -115,8 +140,8 @@ class Attention(nn.Module):
 def interpolate_position(position: Array, rows: int, columns: int) -> Array:
     """The position table [1, 1 + n, D] for a grid of rows x columns patches, CLS row first.
 
-    As the official DINO code does it: torch's bicubic (a = -0.75, no antialiasing) at the scale
-    (rows + 0.1) / sqrt(n), so a grid of the table's own size is left alone.
+    As the official code of DINO and of DINOv2 does it: torch's bicubic (a = -0.75, no antialiasing)
+    at the scale (rows + 0.1) / sqrt(n), so a grid of the table's own size is left alone.
     """
     grid = round((position.shape[1] - 1) ** 0.5)
     if (rows, columns) == (grid, grid):

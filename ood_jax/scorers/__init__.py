@@ -1,34 +1,123 @@
 """Post-hoc scores by name. A score is fitted on train features; higher = more OOD, everywhere."""
 
+import difflib
 import importlib
+from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
+import jax
+import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ood_jax.types import Scorer
+from ood_jax import sharding
+from ood_jax.types import Features, PyTree, Scorer
 
-NAMES = {"exp_cosine": "ood_jax.scorers.knn:build"}
+_MODULES = {
+    "knn": ("exp_cosine", "knn"),
+    "nnguide": ("nnguide",),
+    "mahalanobis": ("mahalanobis", "mahalanobis_shared", "mahalanobis_relative"),
+    "ssd": ("ssd",),
+    "norm": ("norm", "norm_ensemble", "norm_mean", "cosine_norm_mean"),
+    "csi": ("csi",),
+    "logits": ("msp", "max_logit", "energy", "gen", "klm", "l1_discrepancy"),
+    "last_layer": ("react", "gradnorm", "dice", "nci", "fdbd", "she"),
+    "subspace": ("vim", "residual"),
+    "odin": ("odin",),
+    "gram": ("gram",),
+}
+NAMES = {
+    name: f"{__name__}.{module}:{name}" for module, names in _MODULES.items() for name in names
+}
+ALL = "all"
+ROWS = 4096  # test rows scored at once
+UNIT = 128  # blocks are filled up to a multiple, so that few shapes are compiled
 
 
-def build(name: str, config: ConfigDict) -> Scorer:
+def build(name: str, config: ConfigDict, mesh: Mesh) -> Scorer:
     """The scorer `name`: one of NAMES, or a user's own as "pkg.module" or "pkg.module:function".
 
-    The function (`build` where none is named) takes `config.score` and returns a Scorer.
+    The function (`build` where none is named) takes (`config.score`, mesh) and returns a Scorer.
 
     Raises:
       ValueError: no such name, module or function.
     """
     module, function = _find(name)
-    return getattr(module, function)(config)
+    return getattr(module, function)(config, mesh)
 
 
-def fields(name: str, config: ConfigDict) -> tuple[str, ...]:
-    """The fields of Features that the scorer reads: its module's FIELDS, else config.feature.
+def expand(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of scorers that `config.score.scorers` asks for; "all" = every one of NAMES.
 
     Raises:
-      ValueError: no such name, module or function.
+      ValueError: none, or one twice.
     """
-    return tuple(getattr(_find(name)[0], "FIELDS", (config.feature,)))
+    listed = tuple(n for name in names for n in (NAMES if name == ALL else (name,)))
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"score.scorers = {tuple(names)}: name one or more, each once")
+    return tuple(dict.fromkeys(listed))
+
+
+def run(scorer: Scorer, state: PyTree, features: Features, mesh: Mesh) -> np.ndarray:
+    """The scores of any number of images: float64 [N]; blocks of rows, each over the whole mesh.
+
+    Raises:
+      ValueError: what the scorer refuses; scores that are not one number an image.
+    """
+    if scorer.streamed is not None:
+        scores = np.asarray(scorer.streamed(state, features), np.float64)
+    else:
+        scores = _in_blocks(scorer, state, features, mesh)
+    count = len(features.features)
+    if scores.shape != (count,) or np.isnan(scores).any():
+        raise ValueError(
+            f"scores {list(scores.shape)} with {int(np.isnan(scores).sum())} NaN;"
+            f" one number an image is needed, [{count}]"
+        )
+    return scores
+
+
+def _in_blocks(scorer: Scorer, state: PyTree, features: Features, mesh: Mesh) -> np.ndarray:
+    jitted = jax.jit(scorer.score, out_shardings=sharding.replicated(mesh))
+    state = sharding.replicate(mesh, state)
+    parts = []
+    for count, block in _blocks(_read(scorer, features), mesh.size):
+        try:
+            found = jitted(state, _spread(mesh, block))
+        except jax.errors.TracerArrayConversionError:
+            raise ValueError(
+                "its score cannot be traced: use jax.numpy in it, or give Scorer.streamed for NumPy"
+            ) from None
+        parts.append(np.asarray(jax.device_get(found), np.float64)[:count])
+    return np.concatenate(parts)
+
+
+def _read(scorer: Scorer, features: Features) -> Features:
+    """The arrays of N rows that `score` may look at."""
+    extra = {name: v for name, v in (features.extra or {}).items() if name in scorer.needs}
+    return features._replace(labels=None, last_layer=None, extra=extra or None)
+
+
+def _blocks(features: Features, devices: int) -> Iterator[tuple[int, Any]]:
+    """(rows that count, the block); the last block is filled up with its last row."""
+    total = len(features.features)
+    unit = UNIT * devices
+    size = min(-(-ROWS // unit), -(-total // unit)) * unit
+    for start in range(0, total, size):
+        rows = np.minimum(np.arange(start, start + size), total - 1)
+        yield (
+            min(size, total - start),
+            jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], features),
+        )
+
+
+def _spread(mesh: Mesh, block: Features) -> Features:
+    """Rows over the mesh; with several processes each gives its own part of the same block."""
+    split = sharding.batch_sharding(mesh)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, split, lambda index: x[index]), block
+    )
 
 
 def _find(name: str) -> tuple[ModuleType, str]:
@@ -43,12 +132,16 @@ def _find(name: str) -> tuple[ModuleType, str]:
             raise  # the module exists; one of its own imports does not
         raise ValueError(_unknown(name)) from None
     if not hasattr(module, function):
-        raise ValueError(f"scorer {name!r}: {path} has no function {function}(config) -> Scorer")
+        raise ValueError(
+            f"scorer {name!r}: {path} has no function {function}(config, mesh) -> Scorer"
+        )
     return module, function
 
 
 def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name, NAMES, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
     return (
-        f"scorer {name!r} is none of {', '.join(NAMES)}, nor an import path PKG.MODULE[:FUNCTION]"
-        " on PYTHONPATH"
+        f"no scorer {name!r}; {hint}there are {', '.join(NAMES)}, {ALL}, and any import path"
+        " PKG.MODULE[:FUNCTION] on PYTHONPATH"
     )

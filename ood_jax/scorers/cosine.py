@@ -1,17 +1,13 @@
-"""What every score by cosine shares: checks, unit vectors, blocks of the bank and of the tests."""
+"""What every score by cosine shares: which feature is read, checks, unit vectors."""
 
 import math
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from ood_jax.types import Array, Features
 
-TEST_BLOCK = 1024  # test rows compared at once
-TEST_UNIT = 128  # test blocks are filled up to a multiple, so that few shapes are compiled
 EPS = 1e-12  # least norm that is divided by: a zero vector has cosine 0 to everything
 
 
@@ -30,8 +26,8 @@ def pick(features: Features, field: str) -> Array:
     return values
 
 
-def check_features(values: Array, name: str, width: int | None = None) -> None:
-    """Refuses features [N, D] that no cosine can be taken of.
+def check_features(values: Array, name: str, width: int | None = None) -> np.ndarray:
+    """Features as float32 [N, D] on the host, not copied where they are that; refused if broken.
 
     Raises:
       ValueError: not [N, D], no rows, another width than `width`, or values that are not finite.
@@ -41,28 +37,20 @@ def check_features(values: Array, name: str, width: int | None = None) -> None:
         raise ValueError(f"{name} features of shape {shape}: give one row or more, as [N, D]")
     if width not in (None, shape[1]):
         raise ValueError(f"{name} features are {shape[1]} wide, the bank's {width}: same network?")
-    finite = np.isfinite(np.asarray(values)).all(axis=1)
+    rows = np.asarray(values, np.float32)
+    finite = np.isfinite(squared_norms(rows))
     if not finite.all():
-        rows = np.flatnonzero(~finite)
+        broken = np.flatnonzero(~finite)
         raise ValueError(
-            f"{len(rows)} of {shape[0]} {name} features are not finite, the first in row {rows[0]}:"
-            " the network diverged, or these images are broken"
+            f"{len(broken)} of {shape[0]} {name} features are not finite, the first in row"
+            f" {broken[0]}: the network diverged, or these images are broken"
         )
+    return rows
 
 
-def check_pair(
-    bank: Array, test: Array, temperature: float, block: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Checks everything that a comparison of two sets of features needs; both as NumPy.
-
-    Raises:
-      ValueError: as `check_features` and `check_numbers`.
-    """
-    check_numbers(temperature, block)
-    bank, test = np.asarray(bank), np.asarray(test)
-    check_features(bank, "bank")
-    check_features(test, "test", width=bank.shape[1])
-    return bank, test
+def squared_norms(rows: np.ndarray) -> np.ndarray:
+    """float32 [N, D] -> float64 [N], where no finite row overflows; without a second [N, D]."""
+    return np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
 
 
 def check_numbers(temperature: float, block: int) -> None:
@@ -83,24 +71,3 @@ def unit(vectors: Array) -> jax.Array:
     vectors = jnp.asarray(vectors, jnp.float32)
     norms = jnp.sqrt(jnp.sum(vectors * vectors, axis=1, keepdims=True))
     return vectors / jnp.maximum(norms, EPS)
-
-
-def row_blocks(test: Array) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """(rows [n, D], their numbers int32 [n]); the last block is filled up with zeros."""
-    size = min(TEST_BLOCK, -(-len(test) // TEST_UNIT) * TEST_UNIT)
-    for start in range(0, len(test), size):
-        rows = test[start : start + size]
-        rows = jnp.pad(rows, ((0, size - len(rows)), (0, 0)))
-        yield rows, start + jnp.arange(size, dtype=jnp.int32)
-
-
-def bank_block(bank: Array, test: Array, i: Array, block: int) -> tuple[jax.Array, jax.Array]:
-    """Block i of the bank: cosines float32 [block, n] (-inf = counted before), rows int32 [block].
-
-    The last block overlaps the one before, since a slice has a fixed size.
-    """
-    start = jnp.minimum(i * block, len(bank) - block)
-    rows = lax.dynamic_slice_in_dim(bank, start, block)
-    cosines = jnp.matmul(rows, test.T, precision=lax.Precision.HIGHEST)
-    numbers = start + jnp.arange(block, dtype=jnp.int32)
-    return jnp.where((numbers >= i * block)[:, None], cosines, -jnp.inf), numbers

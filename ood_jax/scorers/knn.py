@@ -1,72 +1,119 @@
-"""Scores and votes of the nearest train features by cosine: exp-cosine and weighted kNN.
+"""Scores and votes of the nearest train features by cosine: exp-cosine, KNN and weighted kNN.
 
-Everything streams over blocks of the bank and of the test set, so that memory never grows with
-test x bank: one block of similarities is all that exists at a time.
+Everything streams over blocks of the bank and of the test set (bank.py, stream.py): memory grows
+neither with test x bank nor with the bank.
 """
 
 import math
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ood_jax.scorers.cosine import (
-    bank_block,
-    check_features,
-    check_numbers,
-    check_pair,
-    pick,
-    row_blocks,
-    unit,
-)
+from ood_jax import sharding
+from ood_jax.scorers.bank import Bank, LogSumExp, TopK, reduce, unit_bank
+from ood_jax.scorers.cosine import check_features, check_numbers, pick
+from ood_jax.scorers.stream import streamed
 from ood_jax.types import Array, Features, Scorer
 
-# exp((cos - 1) / t + HEADROOM) neither overflows in the sum of 1e9 rows (e^81 < e^88.7) nor
-# underflows for t >= FIXED: cos <= 1 is all the maximum that a stable sum needs.
-HEADROOM = 60.0
-FIXED = 2.0 / (HEADROOM + 80.0)
+MEMORY = 1024**3  # bytes of a bank on a device, where no config says
 
 
-def build(config: ConfigDict) -> Scorer:
-    """The exp-cosine scorer of `config.score`: reads feature, temperature and block.
+def exp_cosine(config: ConfigDict, mesh: Mesh) -> Scorer:
+    """The exp-cosine scorer of `config.score`: feature, temperature, block, bank_memory.
 
     score = -log(1/M sum_m exp(cos(f, f_m) / t)): the logarithm of Rafiee et al. (2022), Eq. 6, with
     its sign: the same order of images, without its overflow. `score_train` leaves each image out.
 
     Raises:
-      ValueError: a temperature or block that makes no sense; when fitted or scoring, what
-        `exp_cosine` raises, or a feature that the network does not have.
+      ValueError: a temperature or block that makes no sense; when fitted or scoring, a feature that
+        the network does not have, widths that differ, values that are not finite.
     """
     check_numbers(config.temperature, config.block)
+    reduction = LogSumExp(float(config.temperature))
+    run = streamed(reduction, block=config.block, memory=config.bank_memory, mesh=mesh)
 
-    def log_mean_exp(bank: jax.Array, test: jax.Array, leave_out: bool) -> np.ndarray:
-        return _log_mean_exp(bank, test, config.temperature, config.block, leave_out)
-
-    def score(bank: jax.Array, features: Features) -> np.ndarray:
+    def score(bank: Bank, features: Features) -> jax.Array:
         test = pick(features, config.feature)
-        check_features(test, "test", width=bank.shape[1])
-        return -log_mean_exp(bank, unit(test), False)
+        sums = reduce(bank, jnp.asarray(test), reduction, block=config.block)
+        return math.log(len(bank.rows)) - sums
 
-    def fit(features: Features) -> jax.Array:
-        bank = pick(features, config.feature)
-        check_features(bank, "bank")
-        return unit(bank)
+    def score_streamed(bank: Bank, features: Features) -> np.ndarray:
+        return _log_count(bank) - run(bank, _test(features, config.feature, bank))
 
-    return Scorer(fit, score, lambda bank: -log_mean_exp(bank, bank, True))
+    return Scorer(
+        lambda features: unit_bank(pick(features, config.feature)),
+        score,
+        needs=(config.feature,),
+        score_train=lambda bank: _log_count(bank, 1) - run(bank, bank.rows, leave_out=True),
+        streamed=score_streamed,
+    )
 
 
-def exp_cosine(bank: Array, test: Array, *, temperature: float, block: int) -> np.ndarray:
+def knn(config: ConfigDict, mesh: Mesh) -> Scorer:
+    """The KNN scorer of `config.score`: feature, neighbour, approximate, block, bank_memory.
+
+    score = |x/|x| - z|^2, z the neighbour-th nearest unit vector of the bank (Sun et al. 2022,
+    whose distance is its root: the same order; squared as in OpenOOD's code). `score_train` leaves
+    each image out.
+
+    Raises:
+      ValueError: a neighbour or block below 1; when fitted, a bank smaller than `neighbour`; and as
+        `exp_cosine`.
+    """
+    check_numbers(1.0, config.block)
+    if config.neighbour < 1:
+        raise ValueError(f"score.neighbour = {config.neighbour}: use 1 or more")
+    reduction = TopK(int(config.neighbour), bool(config.approximate))
+    limits = {"block": config.block, "memory": config.bank_memory}
+    run = streamed(reduction, mesh=mesh, finish=_squared_distance, **limits)
+
+    def fit(features: Features) -> Bank:
+        bank = unit_bank(pick(features, config.feature))
+        check_neighbours("score.neighbour", config.neighbour, len(bank.rows))
+        return bank
+
+    def score(bank: Bank, features: Features) -> jax.Array:
+        test = jnp.asarray(pick(features, config.feature))
+        return _squared_distance(reduce(bank, test, reduction, block=config.block))
+
+    def score_train(bank: Bank) -> np.ndarray:
+        check_neighbours("score.neighbour", config.neighbour, len(bank.rows) - 1)
+        return run(bank, bank.rows, leave_out=True)
+
+    return Scorer(
+        fit,
+        score,
+        needs=(config.feature,),
+        score_train=score_train,
+        streamed=lambda bank, features: run(bank, _test(features, config.feature, bank)),
+    )
+
+
+def check_neighbours(key: str, neighbours: int, bank: int) -> None:
+    """Refuses more neighbours than there are.
+
+    Raises:
+      ValueError: naming the key of the config.
+    """
+    if not 1 <= neighbours <= bank:
+        raise ValueError(f"{key} = {neighbours}: the bank has {bank} images; use 1 to {bank}")
+
+
+def log_mean_exp_cosine(
+    bank: Array, test: Array, *, temperature: float, block: int, mesh: Mesh | None = None
+) -> np.ndarray:
     """log(1/M sum_m exp(cos(test_n, bank_m) / temperature)), higher = more in-distribution.
 
     Rafiee et al. (2022), Eq. 6, is minus the exponential of this.
 
     Args:
       bank: [M, D], of any norm; a zero vector has cosine 0 to everything. test: [N, D].
-      temperature: above 0. block: bank rows compared at once.
+      temperature: above 0. block: bank rows compared at once. mesh: None = this process's first
+        device.
 
     Returns:
       float32 [N].
@@ -74,48 +121,43 @@ def exp_cosine(bank: Array, test: Array, *, temperature: float, block: int) -> n
     Raises:
       ValueError: an empty bank, widths that differ, features that are not finite, bad numbers.
     """
-    bank, test = check_pair(bank, test, temperature, block)
-    return _log_mean_exp(unit(bank), unit(test), temperature, block, False)
+    units, test = _pair(bank, test, temperature, block)
+    run = _run(LogSumExp(float(temperature)), block, mesh)
+    return run(units, test) - _log_count(units)
 
 
-def exp_cosine_leave_one_out(bank: Array, *, temperature: float, block: int) -> np.ndarray:
-    """`exp_cosine` of each bank row under the M - 1 others. bank: [M, D] -> float32 [M].
+def log_mean_exp_cosine_leave_one_out(
+    bank: Array, *, temperature: float, block: int, mesh: Mesh | None = None
+) -> np.ndarray:
+    """`log_mean_exp_cosine` of each bank row under the M - 1 others. bank: [M, D] -> float32 [M].
 
     Raises:
       ValueError: fewer than two rows, features that are not finite, bad numbers.
     """
-    check_features(bank, "bank")
     check_numbers(temperature, block)
-    units = unit(bank)
-    return _log_mean_exp(units, units, temperature, block, True)
+    units = unit_bank(bank)
+    count = _log_count(units, 1)
+    return _run(LogSumExp(float(temperature)), block, mesh)(units, units.rows, True) - count
 
 
 def nearest(
-    bank: Array, test: Array, *, neighbours: int, block: int
+    bank: Array, test: Array, *, neighbours: int, block: int, mesh: Mesh | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The exact nearest bank rows by cosine, nearest first.
+    """The exact nearest bank rows by cosine, nearest first; of equal ones the first row.
 
     Args:
-      bank: [M, D]. test: [N, D]. neighbours: k <= M. block: bank rows compared at once.
+      bank: [M, D]. test: [N, D]. neighbours: k <= M. block: bank rows compared at once. mesh: as
+        `log_mean_exp_cosine`.
 
     Returns:
       cosines float32 [N, k], descending, and bank rows int32 [N, k].
 
     Raises:
-      ValueError: more neighbours than the bank has, and as `exp_cosine`.
+      ValueError: more neighbours than the bank has, and as `log_mean_exp_cosine`.
     """
-    bank, test = check_pair(bank, test, 1.0, block)
-    if not 1 <= neighbours <= len(bank):
-        raise ValueError(
-            f"score.knn = {neighbours}: the bank has {len(bank)} images; use 1 to {len(bank)}"
-        )
-    units, block = unit(bank), min(block, len(bank))
-    found = [
-        jax.device_get(_top(units, rows, neighbours=neighbours, block=block))
-        for rows, _ in row_blocks(unit(test))
-    ]
-    cosines, rows = (np.concatenate(parts)[: len(test)] for parts in zip(*found, strict=True))
-    return cosines, rows
+    units, test = _pair(bank, test, 1.0, block)
+    check_neighbours("score.knn", neighbours, len(units.rows))
+    return _run(TopK(neighbours), block, mesh)(units, test)
 
 
 def weighted_knn_log_votes(
@@ -127,6 +169,7 @@ def weighted_knn_log_votes(
     neighbours: int,
     temperature: float,
     block: int = 4096,
+    mesh: Mesh | None = None,
 ) -> np.ndarray:
     """Log of each class's votes: every neighbour votes exp(cos / temperature) for its label.
 
@@ -148,7 +191,7 @@ def weighted_knn_log_votes(
             f" give one of 0 to {classes - 1} for each of {len(bank)} rows"
         )
     check_numbers(temperature, block)
-    cosines, rows = nearest(bank, test, neighbours=neighbours, block=block)
+    cosines, rows = nearest(bank, test, neighbours=neighbours, block=block, mesh=mesh)
     cosines = cosines.astype(np.float64)
     weights = np.exp((cosines - cosines[:, :1]) / temperature)  # the nearest row's is 1
     cells = np.arange(len(cosines))[:, None] * classes + labels[rows]
@@ -166,6 +209,7 @@ def knn_accuracy(
     neighbours: int,
     temperature: float,
     block: int = 4096,
+    mesh: Mesh | None = None,
 ) -> float:
     """Share of test images whose class has the most votes; rows labelled -1 take no part.
 
@@ -177,69 +221,39 @@ def knn_accuracy(
         raise ValueError("kNN accuracy needs labelled images in the bank and in the test set")
     bank_labels = np.asarray(bank_labels)[in_bank]
     votes = weighted_knn_log_votes(
-        np.asarray(bank)[in_bank],
+        bank if in_bank.all() else np.asarray(bank)[in_bank],
         bank_labels,
         np.asarray(test)[in_test],
         classes=int(bank_labels.max()) + 1,
         neighbours=neighbours,
         temperature=temperature,
         block=block,
+        mesh=mesh,
     )
     return float(np.mean(votes.argmax(1) == np.asarray(test_labels)[in_test]))
 
 
-def _log_mean_exp(
-    bank: jax.Array, test: jax.Array, temperature: float, block: int, leave_out: bool
-) -> np.ndarray:
-    """Unit vectors -> [N]; leave_out: test row n is bank row n, and does not count for itself."""
-    count = len(bank) - leave_out
+def _squared_distance(found: Any) -> jax.Array:
+    """Of unit vectors, from their cosine."""
+    return jnp.maximum(2.0 - 2.0 * found[0][:, -1], 0.0)
+
+
+def _log_count(bank: Bank, left_out: int = 0) -> np.float32:
+    count = len(bank.rows) - left_out
     if count < 1:
         raise ValueError("leave-one-out needs two bank rows or more")
-    sums = [
-        _log_sum_exp(
-            bank,
-            rows,
-            numbers if leave_out else None,
-            temperature=float(temperature),
-            block=min(block, len(bank)),
-        )
-        for rows, numbers in row_blocks(test)
-    ]
-    return np.concatenate(jax.device_get(sums))[: len(test)] - np.float32(math.log(count))
+    return np.float32(math.log(count))
 
 
-@partial(jax.jit, static_argnames=("temperature", "block"))
-def _log_sum_exp(
-    bank: Array, test: Array, own: Array | None, *, temperature: float, block: int
-) -> jax.Array:
-    """log sum_m exp(cos / t), unit vectors [M, D] and [n, D] -> [n]; own int32 [n]: not this m."""
-    running = temperature < FIXED
-
-    def step(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-        top, total = carry
-        cosines, numbers = bank_block(bank, test, i, block)
-        if own is not None:
-            cosines = jnp.where(numbers[:, None] == own, -jnp.inf, cosines)
-        new = jnp.maximum(top, cosines.max(0)) if running else top
-        terms = jnp.exp((cosines - new) / temperature + HEADROOM)
-        return new, total * jnp.exp((top - new) / temperature) + terms.sum(0)
-
-    # Rounding may take a cosine just above 1: HEADROOM has room for that.
-    first = jnp.full(len(test), -2.0 if running else 1.0), jnp.zeros(len(test))
-    top, total = lax.fori_loop(0, -(-len(bank) // block), step, first)
-    return jnp.log(total) - HEADROOM + top / temperature
+def _test(features: Features, field: str, bank: Bank) -> np.ndarray:
+    return check_features(pick(features, field), "test", width=bank.rows.shape[1])
 
 
-@partial(jax.jit, static_argnames=("neighbours", "block"))
-def _top(bank: Array, test: Array, *, neighbours: int, block: int) -> tuple[jax.Array, jax.Array]:
-    def step(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-        cosines, numbers = bank_block(bank, test, i, block)
-        numbers = jnp.broadcast_to(numbers, (len(test), block))
-        joined = jnp.concatenate([carry[0], cosines.T], 1)
-        best, places = lax.top_k(joined, neighbours)
-        rows = jnp.take_along_axis(jnp.concatenate([carry[1], numbers], 1), places, 1)
-        return best, rows
+def _pair(bank: Array, test: Array, temperature: float, block: int) -> tuple[Bank, np.ndarray]:
+    check_numbers(temperature, block)
+    units = unit_bank(bank)
+    return units, check_features(test, "test", width=units.rows.shape[1])
 
-    empty = jnp.full((len(test), neighbours), -jnp.inf)
-    first = empty, jnp.zeros((len(test), neighbours), jnp.int32)
-    return lax.fori_loop(0, -(-len(bank) // block), step, first)
+
+def _run(reduction: Any, block: int, mesh: Mesh | None) -> Any:
+    return streamed(reduction, block=block, memory=MEMORY, mesh=mesh or sharding.local_mesh())

@@ -1,5 +1,7 @@
 """Sources: every form opens, every filter cuts, every wrong input gets one line."""
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -96,6 +98,26 @@ def test_list_relative_to_the_root(tree, tmp_path_factory):
     assert source.image(0).shape == (4, 6, 3) and source.labels is None
 
 
+def test_list_over_another_folder(tree, tmp_path_factory):
+    """As OpenOOD has it: lists in one folder of the root, images in another."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "lists").mkdir()
+    (root / "lists" / "x.txt").write_text("\ufeffcat/a.jpg 5\r\ncat/b.PNG -1\r\n", encoding="utf-8")
+    (root / "images").symlink_to(tree)
+    for spec in ("list:lists/x.txt@images", f"list:{root}/lists/x.txt@{tree}"):
+        source = open_source(f"{spec}[:2]", root=str(root))
+        assert source.labels.tolist() == [5, -1] and source.image(1).shape == (4, 6, 3)
+        assert source.name(0) == "cat/a.jpg"
+    away = open_source(f"list:{root}/lists/x.txt@{tree}")
+    assert away.image(0).shape == (4, 6, 3)
+    message = _error("list:lists/x.txt@cat", root=str(root))
+    assert "2 of 2 files are missing, first cat/a.jpg" in message
+    assert "the folder that holds cat," in message
+    # A file that is called so itself is meant.
+    (tree / "me@home.txt").write_text("cat/a.jpg 2\n")
+    assert open_source(f"list:{tree}/me@home.txt").labels.tolist() == [2]
+
+
 def test_bad_lists(tree):
     (tree / "x.txt").write_text("cat/a.jpg 0\ncat/gone.jpg 1\ndog/gone.jpg 1\n")
     message = _error(f"list:{tree}/x.txt")
@@ -103,6 +125,20 @@ def test_bad_lists(tree):
     (tree / "x.txt").write_text("\n")
     assert "is empty" in _error(f"list:{tree}/x.txt")
     assert "is not a file" in _error(f"list:{tree}/y.txt")
+    assert "is not a file" in _error(f"list:{tree}/y.txt@{tree}")
+    (tree / "x.txt").write_text('cat/a.jpg 1\ncat/b.PNG {"label": 2}\n')
+    assert """the line 'cat/b.PNG {"label": 2}'""" in _error(f"list:{tree}/x.txt")
+    (tree / "x.txt").write_text("cat/a.jpg 99999999999\n")
+    assert "a whole number up to 2147483647" in _error(f"list:{tree}/x.txt")
+    assert "not text in UTF-8" in _error(f"list:{tree}/cat/b.PNG")
+
+
+def test_long_lists_are_checked_fast(tree):
+    names = [f"cat/{i}.png" for i in range(20_000)]
+    (tree / "x.txt").write_text("".join(f"{name} 0\n" for name in names))
+    start = time.perf_counter()
+    assert "20000 of 20000 files are missing" in _error(f"list:{tree}/x.txt")
+    assert time.perf_counter() - start < 2
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8), (4, 8, 8, 1), (4, 8, 8, 3), (4, 8, 8, 4)])
@@ -204,7 +240,7 @@ def test_filters(numbered, filters, expected):
         ("npz:n.npz[:10%]", "no filter [:10%]; write [:1000]"),
         ("npz:n.npz[1]", "no filter [1]"),
         ("npz:n.npz[labels=1]", "[classes=cat,dog]"),
-        ("zip:n.npz", "tfds:NAME[/config][:split], folder:PATH, list:FILE, npz:FILE"),
+        ("zip:n.npz", "tfds:NAME[/config][:split], folder:PATH, list:FILE[@FOLDER], npz:FILE"),
         ("cifar10", "is not a source"),
         ("", "is not a source"),
         ("folder:", "write folder:PATH"),

@@ -12,7 +12,7 @@ from ood_jax.models.torch_names import from_torch, in_torch_layout
 def _params(g, case):
     prefix = f"{case}/param/"
     weights = {k.removeprefix(prefix): v for k, v in g.items() if k.startswith(prefix)}
-    tree, unknown = from_torch(weights)
+    tree, _, unknown = from_torch(weights)
     assert not unknown
     # The first set stores the gain as it was after being replaced in place: the outputs and
     # gradients beside it were made with the official initial gain, which is 1.

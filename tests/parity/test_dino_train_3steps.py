@@ -64,7 +64,7 @@ def trained(golden):
         views=lambda host, key: host, teacher_decay=lambda step: momentum[step]
     )
     weights = {k.removeprefix("init/"): v for k, v in g.items() if k.startswith("init/")}
-    params, unknown = from_torch(weights)
+    params, _, unknown = from_torch(weights)
     assert not unknown
     params = jax.tree.map(jnp.asarray, params)
     optimisers = tuple(optim.build(config, u.trains) for u in method.updates)

@@ -13,7 +13,7 @@ from ood_jax.models.vit import LAYER_NORM_EPS, ViT, interpolate_position
 def vit(golden):
     g = golden("vit")
     weights = {k.removeprefix("param/"): v for k, v in g.items() if k.startswith("param/")}
-    tree, unknown = from_torch(weights)
+    tree, _, unknown = from_torch(weights)
     assert not unknown
     trunk = ViT(
         width=int(g["dim"]),

@@ -1,17 +1,26 @@
-"""Exp-cosine and weighted kNN against brute force in float64; memory; inputs that make no sense."""
+"""Exp-cosine, KNN and weighted kNN against brute force in float64; inputs that make no sense."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from sklearn.neighbors import NearestNeighbors
 
-from ood_jax import scorers
-from ood_jax.scorers import cosine, knn
+from ood_jax import config, scorers, sharding
+from ood_jax.scorers import knn
 from ood_jax.types import Features, Scorer
 
-CONFIG = ConfigDict({"feature": "features", "temperature": 0.04, "block": 16})
+MESH = sharding.make_mesh(2)
+
+
+def settings(**changed):
+    found = config.base("dino_negatives").score
+    with found.unlocked():
+        found.update({"block": 16, "neighbour": 3} | changed)
+    return found
+
+
+def build(name, mesh=MESH, **changed):
+    return scorers.build(name, settings(**changed), mesh)
 
 
 def features(*shape, seed=0):
@@ -34,7 +43,7 @@ def log_mean_exp(similarity, temperature):
 def test_exp_cosine_is_the_brute_force(temperature, block):
     bank, test = features(33, 8), features(20, 8, seed=1)
     test[0] = -bank.sum(0)  # far from them all
-    found = knn.exp_cosine(bank, test, temperature=temperature, block=block)
+    found = knn.log_mean_exp_cosine(bank, test, temperature=temperature, block=block)
     expected = log_mean_exp(cosines(test, bank), temperature)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6 / temperature)
@@ -44,19 +53,9 @@ def test_exp_cosine_is_the_brute_force(temperature, block):
 def test_opposite_vectors_do_not_underflow(temperature):
     bank = np.tile(np.float32([[1, 0]]), (1000, 1))
     test = np.float32([[-1, 0], [1, 0], [-1, 0.01]])
-    found = knn.exp_cosine(bank, test, temperature=temperature, block=64)
+    found = knn.log_mean_exp_cosine(bank, test, temperature=temperature, block=64)
     np.testing.assert_allclose(found[:2], [-1 / temperature, 1 / temperature], rtol=1e-4)
     assert found[0] < found[2] < found[1]
-
-
-def test_many_test_blocks(monkeypatch):
-    monkeypatch.setattr(cosine, "TEST_BLOCK", 8)
-    monkeypatch.setattr(cosine, "TEST_UNIT", 8)
-    bank, test = features(33, 8), features(27, 8, seed=1)
-    found = knn.exp_cosine(bank, test, temperature=0.1, block=10)
-    np.testing.assert_allclose(found, log_mean_exp(cosines(test, bank), 0.1), rtol=1e-5)
-    found = knn.exp_cosine_leave_one_out(bank, temperature=0.1, block=10)
-    np.testing.assert_allclose(found, left_out(bank, 0.1), rtol=1e-5)
 
 
 def left_out(bank, temperature):
@@ -69,11 +68,50 @@ def left_out(bank, temperature):
 def test_leave_one_out_is_the_brute_force(temperature):
     # Widely spread rows: with its own term (e^25 at .04) subtracted, float32 would leave noise.
     bank = features(40, 64)
-    found = knn.exp_cosine_leave_one_out(bank, temperature=temperature, block=7)
+    found = knn.log_mean_exp_cosine_leave_one_out(bank, temperature=temperature, block=7)
     np.testing.assert_allclose(found, left_out(bank, temperature), rtol=1e-5, atol=1e-4)
-    scorer = scorers.build("exp_cosine", CONFIG.copy_and_resolve_references())
+    scorer = build("exp_cosine", temperature=temperature)
     train = scorer.score_train(scorer.fit(Features(bank)))
-    np.testing.assert_allclose(-train, left_out(bank, CONFIG.temperature), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(-train, left_out(bank, temperature), rtol=1e-5, atol=1e-4)
+
+
+def kth_distance(similarity, k):
+    return 2 - 2 * -np.sort(-similarity, 1)[:, k - 1]
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_knn_is_the_brute_force(approximate, devices):
+    bank, test = features(50, 8), features(20, 8, seed=1)
+    scorer = build("knn", sharding.make_mesh(devices), approximate=approximate)
+    state = scorer.fit(Features(bank))
+    for found in (scorer.streamed, jax.jit(scorer.score)):
+        found = np.asarray(found(state, Features(test)))
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, kth_distance(cosines(test, bank), 3), atol=2e-6)
+    similarity = cosines(bank, bank)
+    np.fill_diagonal(similarity, -np.inf)
+    np.testing.assert_allclose(scorer.score_train(state), kth_distance(similarity, 3), atol=2e-6)
+
+
+def test_knn_orders_as_scikit_learns_distance():
+    bank, test = features(50, 8), features(20, 8, seed=1)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (bank, test)]
+    distance, _ = NearestNeighbors(n_neighbors=3).fit(unit[0]).kneighbors(unit[1])
+    scorer = build("knn")
+    found = scorer.streamed(scorer.fit(Features(bank)), Features(test))
+    np.testing.assert_allclose(np.sqrt(found), distance[:, -1], atol=2e-6)
+
+
+def test_more_neighbours_than_the_bank_has():
+    scorer = build("knn", neighbour=4)
+    with pytest.raises(ValueError, match=r"score.neighbour = 4: the bank has 3 images; use 1 to 3"):
+        scorer.fit(Features(features(3, 4)))
+    state = scorer.fit(Features(features(4, 4)))
+    with pytest.raises(ValueError, match=r"score.neighbour = 4: the bank has 3 images"):
+        scorer.score_train(state)
+    with pytest.raises(ValueError, match=r"score.neighbour = 0: use 1 or more"):
+        build("knn", neighbour=0)
 
 
 def test_zero_vectors_have_cosine_zero():
@@ -81,29 +119,9 @@ def test_zero_vectors_have_cosine_zero():
     bank[2] = 0
     test = np.zeros((1, 4), np.float32)
     np.testing.assert_allclose(
-        knn.exp_cosine(bank, test, temperature=0.04, block=2), [0.0], atol=1e-5
+        knn.log_mean_exp_cosine(bank, test, temperature=0.04, block=2), [0.0], atol=1e-5
     )
-    assert np.isfinite(knn.exp_cosine(bank, bank, temperature=0.04, block=2)).all()
-
-
-def temp_bytes(bank, test, compiled):
-    shapes = [jax.ShapeDtypeStruct((n, 16), jnp.float32) for n in (bank, test)]
-    return compiled(*shapes).compile().memory_analysis().temp_size_in_bytes
-
-
-@pytest.mark.parametrize("which", ["log_sum_exp", "top"])
-def test_memory_is_bounded_by_the_blocks(which):
-    def lower(bank, test):
-        if which == "top":
-            return knn._top.lower(bank, test, neighbours=20, block=512)
-        return knn._log_sum_exp.lower(bank, test, None, temperature=0.04, block=512)
-
-    small = temp_bytes(2_000, 256, lower)
-    large = temp_bytes(1_000_000, 256, lower)
-    assert large <= small
-    assert large < 256 * 1_000_000  # no byte for each pair
-    rows = [rows.shape[0] for rows, _ in cosine.row_blocks(jnp.zeros((5000, 2)))]
-    assert max(rows) == cosine.TEST_BLOCK and sum(rows) >= 5000
+    assert np.isfinite(knn.log_mean_exp_cosine(bank, bank, temperature=0.04, block=2)).all()
 
 
 @pytest.mark.parametrize("block", [3, 64, 500])
@@ -146,45 +164,44 @@ def test_a_class_the_bank_lacks_is_a_miss():
 )
 def test_features_that_cannot_be_compared(bank, test, message):
     with pytest.raises(ValueError, match=message):
-        knn.exp_cosine(bank, test, temperature=0.04, block=2)
-    scorer = scorers.build("exp_cosine", CONFIG)
-    with pytest.raises(ValueError, match=message):
-        scorer.score(scorer.fit(Features(bank)), Features(test))
+        knn.log_mean_exp_cosine(bank, test, temperature=0.04, block=2)
+    for name in ("exp_cosine", "knn"):
+        scorer = build(name)
+        with pytest.raises(ValueError, match=message):
+            scorer.streamed(scorer.fit(Features(bank)), Features(test))
 
 
 def test_numbers_that_make_no_sense():
     rows = features(3, 4)
     for temperature in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="use a number above 0"):
-            knn.exp_cosine(rows, rows, temperature=temperature, block=2)
+            knn.log_mean_exp_cosine(rows, rows, temperature=temperature, block=2)
     with pytest.raises(ValueError, match="block = 0: use"):
-        knn.exp_cosine(rows, rows, temperature=1.0, block=0)
+        knn.log_mean_exp_cosine(rows, rows, temperature=1.0, block=0)
     with pytest.raises(ValueError, match="the bank has 3 images; use 1 to 3"):
         knn.nearest(rows, rows, neighbours=4, block=2)
     with pytest.raises(ValueError, match="two bank rows"):
-        knn.exp_cosine_leave_one_out(rows[:1], temperature=1.0, block=2)
+        knn.log_mean_exp_cosine_leave_one_out(rows[:1], temperature=1.0, block=2)
     with pytest.raises(ValueError, match="from 0 to 3: give one of 0 to 2"):
         knn.weighted_knn_log_votes(rows, [0, 1, 3], rows, classes=3, neighbours=1, temperature=1.0)
 
 
-def test_scorer_reads_the_field_that_the_config_names():
-    config = ConfigDict({**CONFIG, "feature": "projections"})
+@pytest.mark.parametrize("name", ["exp_cosine", "knn"])
+def test_scorer_reads_the_field_that_the_config_names(name):
     train = Features(features(9, 4), projections=features(9, 3, seed=1))
-    scorer = scorers.build("exp_cosine", config)
-    expected = -knn.exp_cosine(train.projections, train.projections, temperature=0.04, block=16)
-    np.testing.assert_array_equal(scorer.score(scorer.fit(train), train), expected)
-    assert scorers.fields("exp_cosine", config) == ("projections",)
+    scorer, other = build(name, feature="projections"), build(name)
+    assert scorer.needs == ("projections",)
+    found = scorer.streamed(scorer.fit(train), train)
+    plain = Features(train.projections)
+    np.testing.assert_array_equal(found, other.streamed(other.fit(plain), plain))
     with pytest.raises(ValueError, match="'projections': this network has features"):
         scorer.fit(Features(features(9, 4)))
-    with pytest.raises(ValueError, match="'labels'"):
-        scorers.build("exp_cosine", ConfigDict({**CONFIG, "feature": "labels"})).fit(train)
 
 
 USER_SCORER = """
 from ood_jax.types import Scorer
-FIELDS = ("features", "logits")
 
-def norm(config):
+def norm(config, mesh):
     return Scorer(lambda train: {}, lambda state, x: -(x.features ** 2).sum(1))
 
 build = norm
@@ -196,15 +213,14 @@ def test_a_users_own_scorer(name, tmp_path, monkeypatch):
     (tmp_path / "my_scores").mkdir()
     (tmp_path / "my_scores/norms.py").write_text(USER_SCORER)
     monkeypatch.syspath_prepend(tmp_path)
-    scorer = scorers.build(name, CONFIG)
+    scorer = build(name)
     assert isinstance(scorer, Scorer)
     np.testing.assert_array_equal(scorer.score({}, Features(np.float32([[3, 4]]))), [-25])
-    assert scorers.fields(name, CONFIG) == ("features", "logits")
     with pytest.raises(ValueError, match="no function other"):
-        scorers.build("my_scores.norms:other", CONFIG)
+        build("my_scores.norms:other")
 
 
 @pytest.mark.parametrize("name", ["exp_cosin", "", "no_such.module", "no_such:build"])
 def test_unknown_scorers(name):
-    with pytest.raises(ValueError, match="is none of exp_cosine, nor an import path"):
-        scorers.build(name, CONFIG)
+    with pytest.raises(ValueError, match=r"no scorer '.*exp_cosine, knn.* any import path"):
+        build(name)

@@ -1,0 +1,75 @@
+"""A classifier on real CIFAR-10 and the scores that need one: the supervised baseline.
+
+    python -m ood_jax.main --config=configs/supervised_cifar.py[:SIZE] --config.data.root=DIR
+
+SIZE  small (default: ResNet-10 of width 16, BatchNorm, for two CPU cores) | resnet18 (the ResNet-18
+      of OpenOOD's CIFAR benchmarks at its 100 epochs, with AdamW in place of its SGD; not run)
+DIR   holds cifar10-train.npz, cifar10-test.npz and cifar100-test.npz (`python -m ood_jax.prepare`
+      writes them)
+
+The last 1,000 train images are left out of training and set the thresholds; hyperparameters may
+be chosen on the first 1,000 CIFAR-100 test images, which are in no number. Small, one seed, on 2
+cores, 7 minutes of training beside other jobs: accuracy 69.5; AUROC msp 69.4, energy 72.6.
+"""
+
+from ood_jax.config import base
+
+SIZES = ("small", "resnet18")
+
+
+def get_config(size: str = "small"):
+    if size not in SIZES:
+        raise ValueError(f"size {size!r}: use {', '.join(SIZES)}")
+    small = size == "small"
+    c = base("supervised")
+    c.name = f"supervised_cifar_{size}"
+    c.data.train = "npz:cifar10-train.npz[:-1000]"
+    c.data.test = "npz:cifar10-test.npz"
+    c.data.mean = (0.4914, 0.4822, 0.4465)
+    c.data.std = (0.247, 0.2435, 0.2616)
+
+    c.model.name = "resnet"
+    c.model.depth = 10 if small else 18
+    c.model.width = 16 if small else 64
+    c.model.stride = 2 if small else 1
+    c.model.norm = "batch"
+    c.model.image_size = 32
+    c.head.name = "linear"
+    c.head.outputs = 10
+
+    c.method.label_smoothing = 0.0
+    c.method.crop_scale = (0.25, 1.0)
+
+    c.optim.lr = 0.004 if small else 0.001
+    c.optim.lr_batch = 0
+    c.optim.warmup_epochs = 0.5 if small else 5.0
+    c.optim.weight_decay = 0.05
+    c.optim.weight_decay_end = 0.05
+    c.optim.freeze_epochs = 0.0
+    c.train.batch = 128
+    c.train.epochs = 6.0 if small else 100.0
+
+    c.score.near = ("cifar100=npz:cifar100-test.npz[1000:]",)
+    c.score.calibration = "npz:cifar10-train.npz[-1000:]"
+    c.score.validation = "npz:cifar100-test.npz[:1000]"
+    c.score.scorers = (
+        "msp",
+        "max_logit",
+        "energy",
+        "gen",
+        "klm",
+        "react",
+        "gradnorm",
+        "dice",
+        "nci",
+        "fdbd",
+        "she",
+        "vim",
+        "residual",
+        "nnguide",
+        "knn",
+        "mahalanobis",
+        "mahalanobis_shared",
+        "mahalanobis_relative",
+    )
+    return c

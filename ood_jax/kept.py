@@ -1,0 +1,124 @@
+"""Features of sets under one network, kept in W/features/ for the next time."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ood_jax import features
+from ood_jax.cache import cached, digest, read, stamp
+from ood_jax.config import to_json
+from ood_jax.data.source import Source
+from ood_jax.features import Extracted
+from ood_jax.plan import TRAIN
+from ood_jax.types import Extra, Net, PyTree
+
+
+class Network(NamedTuple):
+    """A network with its arrays, and what is wanted of it.
+
+    fields: of Features. extras: what scores need beside. suffix: of files and labels, such as
+    "@untrained". folder: W/features; None = nothing is kept.
+    """
+
+    config: ConfigDict
+    mesh: Mesh
+    net: Net
+    params: PyTree
+    stats: PyTree
+    fields: tuple[str, ...]
+    extras: tuple[Extra, ...] = ()
+    suffix: str = ""
+    folder: Path | None = None
+
+
+def extract(network: Network, sets: dict[str, Source]) -> dict[str, Extracted]:
+    """The features of all `sets`, by name: from W/features/NAME.npz, or computed and kept there."""
+    arrays = digest((network.params, network.stats))
+    out = {}
+    for name, source in sets.items():
+        extras = _extras(network, name)
+
+        def compute(
+            source: Source = source, name: str = name, extras: tuple[Extra, ...] = extras
+        ) -> dict[str, np.ndarray]:
+            extracted = features.extract(
+                network.net,
+                network.params,
+                network.stats,
+                source,
+                config=network.config,
+                mesh=network.mesh,
+                fields=network.fields,
+                extras=extras,
+                label=f"features {name}{network.suffix}",
+            )
+            return features.pack(extracted)
+
+        path = _path(network, name)
+        held = cached(path, meta(network._replace(extras=extras), source, arrays), compute, serves)
+        out[name] = features.with_last_layer(features.unpack(held), network.net, network.params)
+    return out
+
+
+def stored(network: Network, name: str) -> Extracted | None:
+    """What an earlier run kept of the set `name`, whatever became of the set; None = nothing."""
+    path = _path(network, name)
+    if path is None:
+        return None
+    network = network._replace(extras=_extras(network, name))
+    want = _of_network(network, digest((network.params, network.stats)))
+    held = read(path, lambda theirs: serves({key: theirs[key] for key in want}, want))
+    if held is None:
+        return None
+    return features.with_last_layer(features.unpack(held), network.net, network.params)
+
+
+def _path(network: Network, name: str) -> Path | None:
+    return None if network.folder is None else network.folder / f"{name}{network.suffix}.npz"
+
+
+def _extras(network: Network, name: str) -> tuple[Extra, ...]:
+    """What is computed of the images of the set `name`."""
+    if name != TRAIN:
+        return network.extras
+    wanted = (extra if extra.train is True else extra.train for extra in network.extras)
+    return tuple(extra for extra in wanted if isinstance(extra, Extra))
+
+
+def serves(theirs: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Is all that is wanted there, and of the same images and network?"""
+
+    def rest(meta: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in meta.items() if key not in ("fields", "extras")}
+
+    return (
+        rest(theirs) == rest(wanted)
+        and set(wanted["fields"]) <= set(theirs["fields"])
+        and set(wanted["extras"]) <= set(theirs["extras"])
+    )
+
+
+def meta(network: Network, source: Source, arrays: str) -> dict[str, Any]:
+    """What features depend on: the set, how its images are shown, the network and its arrays."""
+    root = network.config.data.root
+    of_source = {
+        "source": source.spec,
+        "root": root,
+        "images": len(source),
+        "stamp": stamp(source.spec, root),
+    }
+    return of_source | _of_network(network, arrays)
+
+
+def _of_network(network: Network, arrays: str) -> dict[str, Any]:
+    parts = json.loads(to_json(network.config))
+    return {
+        "view": {key: parts["data"][key] for key in ("size", "mean", "std")},
+        "network": {"model": parts["model"], "head": parts["head"], "arrays": arrays},
+        "fields": list(network.fields),
+        "extras": [extra.name for extra in network.extras],
+    }
