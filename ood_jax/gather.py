@@ -43,26 +43,30 @@ def gather(runs: Sequence[Run]) -> dict[str, Any]:
     for variant, found_runs in by_variant.items():
         for part in PARTS:
             trees = [(seed, found.get(part) or {}) for seed, found in found_runs]
-            variants[variant][part] = _merge(trees)
+            variants[variant][part] = merged(trees)
     return {"schema": 1, "deviation": DEVIATION, "runs": listed, "variants": variants}
 
 
-def _merge(trees: list[tuple[int, Any]]) -> dict[str, Any]:
-    """Trees, one a seed -> the tree of their statistics; text and nulls are left out."""
-    merged: dict[str, Any] = {}
+def merged(trees: Sequence[tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
+    """Trees, (seed, tree) -> the tree of their statistics; text and nulls are left out.
+
+    Each number x is replaced by {"mean", "std" (null for one seed), "n", "values": {SEED: x}}.
+    """
+    out: dict[str, Any] = {}
     for key in dict.fromkeys(key for _, tree in trees for key in tree):
         inner = [(seed, tree[key]) for seed, tree in trees if key in tree]
         branches = [(seed, value) for seed, value in inner if isinstance(value, dict)]
         numbers = {str(seed): value for seed, value in inner if _is_number(value)}
         if branches:
-            merged[key] = _merge(branches)
+            out[key] = merged(branches)
         elif numbers:
-            merged[key] = _statistics(numbers)
-    return merged
+            out[key] = _statistics(numbers)
+    return out
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 def _statistics(values: dict[str, float]) -> dict[str, Any]:
