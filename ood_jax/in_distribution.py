@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ood_jax import features, kept, metrics, scorers
@@ -30,7 +31,7 @@ def measure(
     sensitivity, literal = _sensitivity(plan, train, plan.scorers[primary], test_scores[primary])
     return {
         "accuracy": _accuracy(config, test),
-        "knn_accuracy": knn_accuracy(config, train, test),
+        "knn_accuracy": knn_accuracy(config, train, test, plan.mesh),
         "knn_neighbours": config.score.knn,
         "sensitivity_auroc": sensitivity,
         "sensitivity_auroc_literal": literal,
@@ -69,7 +70,7 @@ def _accuracy(config: ConfigDict, test: Extracted) -> float | None:
     return accuracy(predicted, np.asarray(labels)[labelled])
 
 
-def knn_accuracy(config: ConfigDict, train: Extracted, test: Extracted) -> float | None:
+def knn_accuracy(config: ConfigDict, train: Extracted, test: Extracted, mesh: Mesh) -> float | None:
     """Weighted kNN accuracy as `config.score` has it; None where images have no labels."""
     bank_labels, labels = train.features.labels, test.features.labels
     if bank_labels is None or labels is None or max(bank_labels) < 0 or max(labels) < 0:
@@ -82,6 +83,7 @@ def knn_accuracy(config: ConfigDict, train: Extracted, test: Extracted) -> float
         neighbours=config.score.knn,
         temperature=config.score.knn_temperature,
         block=config.score.block,
+        mesh=mesh,
     )
 
 

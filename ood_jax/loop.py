@@ -168,7 +168,7 @@ def judge(run: Run, state: TrainState) -> dict[str, float]:
     """Weighted kNN accuracy of the teacher (else the student) on data.test, from data.train."""
     config = run.config
     network = state.teacher or {"params": state.params, "stats": state.stats}
-    found = [
+    train, test = (
         features.extract(
             run.net,
             network["params"],
@@ -180,8 +180,8 @@ def judge(run: Run, state: TrainState) -> dict[str, float]:
             label=f"kNN {name}",
         )
         for name, source in (("train", run.train), ("test", open_test(config)))
-    ]
-    accuracy = in_distribution.knn_accuracy(config, *found)
+    )
+    accuracy = in_distribution.knn_accuracy(config, train, test, run.mesh)
     return {} if accuracy is None else {"knn_accuracy": accuracy}
 
 
