@@ -34,4 +34,5 @@ def test_scorer_orders_as_equation_6(golden, devices):
     state, test = scorer.fit(Features(g["bank"] * 3.0)), Features(g["test"] * 0.1)
     for scores in (jax.jit(scorer.score)(state, test), scorer.streamed(state, test)):
         np.testing.assert_allclose(-np.exp(-scores), g["eq6_score"], rtol=1e-4)
-        np.testing.assert_array_equal(np.argsort(scores), np.argsort(g["eq6_score"]))
+        # The same order, but for scores that float32 cannot tell apart.
+        assert np.all(np.diff(np.asarray(scores)[np.argsort(g["eq6_score"])]) > -1e-5)

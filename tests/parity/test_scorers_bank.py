@@ -38,5 +38,7 @@ def test_openood(g, settings, name, devices):
     state = scorer.fit(features(g, "train"))
     given = features(g, "test")._replace(last_layer=None)
     for found in (jax.jit(scorer.score)(state, given), scorer.streamed(state, given)):
-        np.testing.assert_allclose(-np.asarray(found), g[f"f64/{name}"], rtol=1e-4)
-        np.testing.assert_allclose(-np.asarray(found), g[f"official/{name}"], rtol=1e-4)
+        for kind in ("f64", "official"):
+            expected = g[f"{kind}/{name}"]
+            allowed = 1e-4 * np.abs(expected).max()
+            np.testing.assert_allclose(-np.asarray(found), expected, atol=allowed, rtol=0)
