@@ -18,7 +18,11 @@ def networks(network: Network, name: str, scorer: Scorer) -> Iterator[tuple[Netw
     for baseline in network.config.score.baselines:
         if baseline == "untrained":
             params, stats = models.init_params(network.net, network.config)
-            yield network._replace(params=params, stats=stats, suffix="@untrained"), scorer
+            extras = () if scorer.extra is None else (scorer.extra,)  # not those of other scorers
+            yield (
+                network._replace(params=params, stats=stats, extras=extras, suffix="@untrained"),
+                scorer,
+            )
             continue
         pixels = _pixels(network)
         theirs = scorers.build(name, pixels.config.score, network.mesh)

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from ood_jax import calibration, features, kept, metrics, models, needs, scorers, sharding
 from ood_jax.checkpoint import Restored, restore_for_scoring
-from ood_jax.data.decode import as_rgb, fit, read_image
+from ood_jax.data.decode import DAMAGED, as_rgb, fit, pillow_rgb, read_image
 from ood_jax.data.source import Source
 from ood_jax.features import Extracted
 from ood_jax.plan import CALIBRATION, TRAIN, check_model, fitted_sets
@@ -47,8 +47,11 @@ class Detector:
     ):
         self.name, self.size = name, network.config.data.size
         self.network, self.scorer = network, scorer
-        self.state: PyTree = scorer.fit(fitted[TRAIN].features)
-        self.calibration = np.sort(self._scores(fitted[CALIBRATION].features))
+        try:
+            self.state: PyTree = scorer.fit(fitted[TRAIN].features)
+            self.calibration = np.sort(self._scores(fitted[CALIBRATION].features))
+        except ValueError as error:
+            raise ValueError(f"scorer {name}: {error}") from error
         self.threshold = metrics.threshold(self.calibration, network.config.score.keep)
         self._bank, self._source = fitted[TRAIN], sources.get(TRAIN)
         self._arrays = sharding.replicate(network.mesh, (network.params, network.stats))
@@ -80,8 +83,7 @@ class Detector:
 
     def prepare(self, images: Any) -> np.ndarray:
         """Images as `score` takes them -> uint8 [N, size, size, 3]."""
-        if len(images) == 0:
-            raise ValueError("no images: give one or more")
+        _check_several(images)
         return np.stack(
             [fit(_rgb(image, f"image {i}"), self.size) for i, image in enumerate(images)]
         )
@@ -107,6 +109,8 @@ class Detector:
 
     def nearest(self, found: Features, count: int) -> tuple[np.ndarray, list[list[str]]]:
         """The nearest train images: cosines float32 [N, count], and their paths or numbers."""
+        if count == 0:
+            return np.zeros((len(found.features), 0), np.float32), [[] for _ in found.features]
         feature = self.network.config.score.feature
         cosines, near = knn.nearest(
             knn.pick(self._bank.features, feature),
@@ -145,6 +149,8 @@ def load(workdir: str, *, scorer: str | None = None, step: int | None = None) ->
     Raises:
       ValueError: no checkpoint, no such scorer, or what it needs is not there.
     """
+    if scorer is not None and (scorer == scorers.ALL or "," in scorer):
+        raise ValueError(f"scorer {scorer!r}: verdicts come from one score, name one")
     restored = restore_for_scoring(workdir, step)
     folder = Path(workdir).expanduser()
     held = calibration.read(places(folder / "results.json")["calibration"])
@@ -187,6 +193,17 @@ def _open(config: ConfigDict) -> dict[str, Source] | None:
         return None
 
 
+def _check_several(images: Any) -> None:
+    if isinstance(images, str | Path) or not hasattr(images, "__len__"):
+        kind = type(images).__name__
+        raise ValueError(f"a {kind} is not several images: give [image], a list or an array")
+    if len(images) == 0:
+        raise ValueError("no images: give one or more")
+    shape: tuple[int, ...] = getattr(images, "shape", ())
+    if len(shape) == 3 and shape[2] in (1, 3, 4):  # not grey images so narrow
+        raise ValueError(f"an array {list(shape)} is one image: give image[None] for a batch of it")
+
+
 def _rgb(image: Any, name: str) -> np.ndarray:
     """One image of any kind that `Detector.score` takes -> uint8 [H, W, 3]."""
     if isinstance(image, str | Path):
@@ -196,9 +213,13 @@ def _rgb(image: Any, name: str) -> np.ndarray:
             raise ValueError(
                 f"{name} is a {type(image).__name__}: give an array, PIL image or path"
             )
-        return np.asarray(image.convert("RGB"))
+        try:
+            return pillow_rgb(image)
+        except DAMAGED as error:  # a file that Pillow reads only now
+            raise ValueError(f"{name}: cannot be decoded ({error})") from None
     pixels = np.asarray(image)
-    if pixels.dtype.kind == "f":
+    if pixels.size and jax.numpy.issubdtype(pixels.dtype, np.floating):
+        pixels = pixels.astype(np.float32)
         low, high = float(pixels.min()), float(pixels.max())
         if not (low >= 0 and high <= 1):
             raise ValueError(

@@ -151,7 +151,10 @@ def judge(
             judged.facts[name + suffix] = scorer.facts(state)
             bar.update()
     if not judged.facts:
-        raise ValueError(f"no scorer could run: {judged.failed}")
+        name, reason = next(iter(judged.failed.items()))
+        raise ValueError(
+            f"none of {len(judged.failed)} scorers could run, the first is {name}: {reason}"
+        )
     return judged
 
 

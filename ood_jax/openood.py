@@ -8,6 +8,7 @@ Source: Zhang et al. 2023, "OpenOOD v1.5"; names as in its openood/evaluation_ap
 import difflib
 from typing import NamedTuple
 
+LISTS = "benchmark_imglist"
 CLASSIC, LARGE = "images_classic", "images_largescale"
 
 
@@ -42,7 +43,7 @@ def benchmark(name: str) -> Benchmark:
 
 
 def _source(folder: str, split: str, images: str) -> str:
-    return f"list:benchmark_imglist/{folder}/{split}.txt@{images}"
+    return f"list:{LISTS}/{folder}/{split}.txt@{images}"
 
 
 def _cifar(name: str, other: str) -> Benchmark:

@@ -1,6 +1,7 @@
 """What a scoring run needs, opened and checked before any compute."""
 
 import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -92,7 +93,15 @@ def fitted_sets(config: ConfigDict) -> dict[str, Source]:
 
 
 def _benchmark(config: ConfigDict) -> openood.Benchmark:
-    return openood.benchmark(config.score.benchmark)
+    name, root = config.score.benchmark, config.data.root
+    found = openood.benchmark(name)
+    lists = Path(root).expanduser() / openood.LISTS
+    if not lists.is_dir():
+        raise ValueError(
+            f"score.benchmark = {name!r} reads OpenOOD's image lists, but there is no {lists}: set"
+            f" data.root, now {root!r}, to OpenOOD's `data` folder"
+        )
+    return found
 
 
 def _outside(
@@ -102,9 +111,12 @@ def _outside(
     c = config.score
     near, far = named_sources(c.near), named_sources(c.far)
     if c.benchmark:
+        named = openood.benchmark(c.benchmark)
         if near or far:
-            raise ValueError(f"score.benchmark = {c.benchmark!r} brings its own near and far sets")
-        named = _benchmark(config)
+            raise ValueError(
+                f"score.benchmark = {c.benchmark!r} brings its own near and far sets: empty the"
+                " others with --config.score.near= --config.score.far="
+            )
         near, far = named_sources(named.near), named_sources(named.far)
     if both := sorted(near.keys() & far.keys()):
         raise ValueError(f"the set {both[0]!r} is in score.near and in score.far: keep one")

@@ -165,6 +165,8 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError("give --images=PATH to judge images, or --export=FILE")
     if options.neighbours < 0:
         raise ValueError(f"--neighbours={options.neighbours}: use 0 or more")
+    if not options.out or options.export == "":
+        raise ValueError("--out= or --export= names no file: write --out=FILE.csv")
     source = None if options.images is None else open_images(options.images)
     from ood_jax.detector import load
 

@@ -26,7 +26,10 @@ from ood_jax import cpu
 from ood_jax.config import named_sources, to_json
 from ood_jax.recipe import is_override, override
 
-SCORING = ("score.", "data.root", "data.test", "data.workers", "data.memory", "train.devices")
+SCORING = (
+    *("score.", "data.root", "data.train", "data.test"),
+    *("data.workers", "data.memory", "train.devices"),
+)
 
 if TYPE_CHECKING:  # jax and what needs it are imported where used: --help does not wait
     from ood_jax.evaluate import Evaluation

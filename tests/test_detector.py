@@ -83,6 +83,16 @@ def test_any_number_and_any_kind_of_images(run):
     assert np.isfinite(detector.score([np.zeros((40, 9, 3), np.uint8), images[0]])).all()
 
 
+def test_an_opened_image_is_its_file(run, tmp_path):
+    grey = np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "grey16.png")
+    detector = ood_jax.load(str(run[0]))
+    path = tmp_path / "grey16.png"
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(detector.prepare([opened]), detector.prepare([path]))
+    assert detector.prepare([path]).min() == 0 and detector.prepare([path]).max() == 255
+
+
 def test_few_shapes_are_compiled(run):
     workdir, _, folder = run
     detector = ood_jax.load(str(workdir))
@@ -101,6 +111,10 @@ def test_few_shapes_are_compiled(run):
         (np.full((1, 16, 16, 3), 2.0), r"floats from 2 to 2: give pixels in \[0, 1\]"),
         (np.full((1, 16, 16, 3), np.nan), "floats from nan"),
         ([{"not": "an image"}], "is a dict"),
+        (np.zeros((16, 16, 3), np.uint8), r"\[16, 16, 3\] is one image: give image\[None\]"),
+        (np.zeros((2, 0, 0, 3), np.uint8), "has no pixels"),
+        (Image.new("RGB", (4, 4)), r"a Image is not several images: give \[image\]"),
+        ("photo.png", "a str is not several images"),
         (np.zeros((2, 16, 16, 3), np.int64), "int64"),
     ],
 )
@@ -178,6 +192,16 @@ def test_predict_finds_a_train_image_itself(run, tmp_path):
     assert (row["nearest_1"], row["cosine_1"]) == ("7", "1.0000")
 
 
+def test_predict_without_neighbours(run, tmp_path):
+    out = tmp_path / "p.csv"
+    argv = [f"--workdir={run[0]}", "--images=noise:uniform[:2]", f"--out={out}", "--neighbours=0"]
+    assert predict.main(argv) == 0
+    with open(out, newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["path", "score", "ood_rank", "verdict"]
+    assert [len(row) for row in rows] == [4, 4]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -185,6 +209,8 @@ def test_predict_finds_a_train_image_itself(run, tmp_path):
         (["--images=nothing/here"], "no folder, no image"),
         (["--images=noise:uniform[:2]", "--neighbours=-1"], "--neighbours=-1"),
         (["--images=noise:uniform[:2]", "--scorer=nonsense"], "no scorer 'nonsense'"),
+        (["--images=noise:uniform[:2]", "--scorer=all"], "name one"),
+        (["--images=noise:uniform[:2]", "--out="], "--out=FILE.csv"),
         (["--images=noise:uniform[:2]", "--step=9"], "no checkpoint of step 9"),
     ],
 )

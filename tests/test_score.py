@@ -307,7 +307,7 @@ def test_a_users_scorer_beside_ours(scored, tmp_path, monkeypatch):
     )["in_distribution"]
     assert first["sensitivity_auroc"] == first["sensitivity_auroc_literal"]
     broken = tiny(config.data.root, score_scorers=("my_score_package.energy:broken",))
-    with pytest.raises(ValueError, match=r"energy:broken: set calibration: scores .* with 4 NaN"):
+    with pytest.raises(ValueError, match=r"energy:broken: set calibration: 4 of .* NaN"):
         score.score_run(str(workdir), config=broken, out=str(tmp_path / "x.json"))
 
 
@@ -380,6 +380,10 @@ def test_mistakes_are_one_line_before_compute(scored, arguments, message, capsys
         ({"data_train": "noise:uniform[:1]"}, "has one image"),
         ({"score_benchmark": "cifar_10", "score_near": (), "score_far": ()}, "cifar10"),
         ({"score_benchmark": "cifar10"}, "brings its own near and far"),
+        (
+            {"score_benchmark": "cifar10", "score_near": (), "score_far": ()},
+            "benchmark_imglist: set data.root, now '.*', to OpenOOD's `data` folder",
+        ),
         ({"score_feature": "tokens"}, "'tokens': this network has features, projections, logits"),
         ({"score_feature": "logits", "head_name": "none"}, "'logits': this network has features"),
         ({"score_batch": 0}, "score.batch = 0"),

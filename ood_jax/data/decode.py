@@ -26,21 +26,29 @@ def read_image(data: bytes, name: str) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.mode.startswith("I"):
-                return as_rgb((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8), name)
-            # Palettes with transparency reach RGB by way of RGBA; Pillow warns otherwise.
-            via = image.convert("RGBA") if "transparency" in image.info else image
-            return np.asarray(via.convert("RGB"))
+            return pillow_rgb(image)
     except DAMAGED as error:
         raise CorruptImage(f"{name}: cannot be decoded ({error})") from None
+
+
+def pillow_rgb(image: Image.Image) -> np.ndarray:
+    """An opened image, as `read_image` reads it -> uint8 [H, W, 3]. Raises any of DAMAGED."""
+    if image.mode.startswith("I"):
+        high = (np.asarray(image).astype(np.int64) >> 8).astype(np.uint8)
+        return np.repeat(high[..., None], 3, 2)
+    # Palettes with transparency reach RGB by way of RGBA; Pillow warns otherwise.
+    via = image.convert("RGBA") if "transparency" in image.info else image
+    return np.asarray(via.convert("RGB"))
 
 
 def as_rgb(image: np.ndarray, name: str) -> np.ndarray:
     """uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] -> uint8 [H, W, 3], alpha dropped.
 
     Raises:
-      CorruptImage: another type or shape.
+      CorruptImage: another type or shape, or no pixels.
     """
+    if image.size == 0:
+        raise CorruptImage(f"{name}: {list(image.shape)} has no pixels")
     if image.ndim == 2:
         image = image[..., None]
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3, 4):

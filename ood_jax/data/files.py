@@ -49,7 +49,8 @@ def open_file(path: Path, spec: str) -> Source:
     """
     if not path.is_file() or path.suffix.lower() not in SUFFIXES:
         raise ValueError(
-            f"{spec!r} is no folder, no image ({', '.join(SUFFIXES)}) and no source: check the path"
+            f"{spec!r} is no folder, no image ({', '.join(SUFFIXES)}) and no source (folder:PATH,"
+            " list:FILE, npz:FILE, ...): check the path"
         )
     return _of_files(spec, path.parent, [path.name], None, ())
 

@@ -110,7 +110,9 @@ def _in_threads(read: Any, batches: Iterable[list[int]]) -> Iterator[list[Any]]:
     waiting: deque[list[Future]] = deque()
     try:
         for indices in batches:
-            waiting.append([pool.submit(read, i) for i in indices])
+            # Once each: a last batch is filled up with its last image, which may be a large one.
+            futures = {i: pool.submit(read, i) for i in dict.fromkeys(indices)}
+            waiting.append([futures[i] for i in indices])
             if len(waiting) > AHEAD:
                 yield [future.result() for future in waiting.popleft()]
         while waiting:

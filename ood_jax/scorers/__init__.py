@@ -41,10 +41,16 @@ def build(name: str, config: ConfigDict, mesh: Mesh) -> Scorer:
     The function (`build` where none is named) takes (`config.score`, mesh) and returns a Scorer.
 
     Raises:
-      ValueError: no such name, module or function.
+      ValueError: no such name, module or function; what the function returns is no Scorer.
     """
     module, function = _find(name)
-    return getattr(module, function)(config, mesh)
+    scorer = getattr(module, function)(config, mesh)
+    if not isinstance(scorer, Scorer):
+        raise ValueError(
+            f"scorer {name!r}: {function}(config, mesh) gave a {type(scorer).__name__};"
+            " return an ood_jax.types.Scorer"
+        )
+    return scorer
 
 
 def expand(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -70,10 +76,13 @@ def run(scorer: Scorer, state: PyTree, features: Features, mesh: Mesh) -> np.nda
     else:
         scores = _in_blocks(scorer, state, features, mesh)
     count = len(features.features)
-    if scores.shape != (count,) or np.isnan(scores).any():
+    if scores.shape != (count,):
         raise ValueError(
-            f"scores {list(scores.shape)} with {int(np.isnan(scores).sum())} NaN;"
-            f" one number an image is needed, [{count}]"
+            f"it gave scores {list(scores.shape)}; one number an image is needed, [{count}]"
+        )
+    if broken := int(np.isnan(scores).sum()):
+        raise ValueError(
+            f"{broken} of {count} scores are NaN: the network diverged, or the score is at fault"
         )
     return scores
 
@@ -89,7 +98,8 @@ def _in_blocks(scorer: Scorer, state: PyTree, features: Features, mesh: Mesh) ->
             raise ValueError(
                 "its score cannot be traced: use jax.numpy in it, or give Scorer.streamed for NumPy"
             ) from None
-        parts.append(np.asarray(jax.device_get(found), np.float64)[:count])
+        scores = np.asarray(jax.device_get(found), np.float64)
+        parts.append(scores[:count] if scores.ndim else scores[None])  # refused by `run`
     return np.concatenate(parts)
 
 
@@ -143,5 +153,5 @@ def _unknown(name: str) -> str:
     hint = f"did you mean {close[0]}? " if close else ""
     return (
         f"no scorer {name!r}; {hint}there are {', '.join(NAMES)}, {ALL}, and any import path"
-        " PKG.MODULE[:FUNCTION] on PYTHONPATH"
+        " PKG.MODULE[:FUNCTION] or MODULE:FUNCTION on PYTHONPATH"
     )

@@ -1,5 +1,6 @@
 """Batches: order, resume, processes, corrupt images, memory; the same through every path."""
 
+import dataclasses
 import itertools
 import os
 import subprocess
@@ -142,6 +143,15 @@ def test_corrupt_images_are_not_valid_in_evaluation(damaged, memory):
     valid = np.concatenate([b["valid"] for b in batches])
     assert valid.tolist() == [k not in (3, 4, 9) for k in range(10)] + [False, False]
     assert batches[0]["image"][3].max() == 0
+
+
+def test_a_last_batch_is_filled_up_without_decoding_again():
+    asked = []
+    source = _numbered(5)
+    read = dataclasses.replace(source, array=None, read=lambda i: asked.append(i) or source.read(i))
+    batches = list(eval_batches(read, batch=4, size=3, memory=0))
+    assert batches[1]["index"].tolist() == [4, 4, 4, 4]
+    assert sorted(asked) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("memory", [2**30, 0])
