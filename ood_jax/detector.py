@@ -139,8 +139,8 @@ def load(workdir: str, *, scorer: str | None = None, step: int | None = None) ->
     """The detector that the run in `workdir` is.
 
     Args:
-      scorer: a name of ood_jax.scorers or an import path; None = the first of the run's own. step:
-        of the checkpoint; None = the newest.
+      scorer: a name of ood_jax.scorers or an import path; None = the first of the last scoring.
+        step: of the checkpoint; None = the newest.
 
     The train features come from W/features where scoring left them, else from the train set. What
     the scores are fitted with is what W/calibration.json was written with, else the checkpoint's

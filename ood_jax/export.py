@@ -26,12 +26,20 @@ def export(detector: Detector, path: Path, platforms: tuple[str, ...] = PLATFORM
     """Writes the detector to `path`; returns the bytes written.
 
     Raises:
-      ValueError: the place cannot be written.
+      ValueError: the place cannot be written; the score is of NumPy, which cannot be traced.
     """
     size = detector.size
     (batch,) = jax_export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
-    exported = jax_export.export(jax.jit(_scores(detector)), platforms=platforms)(images)
+    refused = ValueError(
+        f"scorer {detector.name} cannot be exported: give it a Scorer.score in jax.numpy"
+    )
+    if not callable(detector.scorer.score):  # a user's own that only streams
+        raise refused
+    try:
+        exported = jax_export.export(jax.jit(_scores(detector)), platforms=platforms)(images)
+    except jax.errors.TracerArrayConversionError:
+        raise refused from None
     data = exported.serialize()
     with replaced(path) as fresh:
         fresh.write_bytes(data)

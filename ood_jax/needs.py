@@ -17,6 +17,10 @@ MISSING = {  # what a score may need beside features, and what to do where it is
 }
 
 
+NORMS = {"embedding", "norms"}  # what scores read norms from
+NORMALISING = ("dino",)  # heads whose projections have norm 1
+
+
 class Network(NamedTuple):
     """shapes: of (params, stats), as `jax.eval_shape` gives them."""
 
@@ -43,6 +47,11 @@ def lacking(network: Network, scorer: Scorer, labelled: bool) -> str | None:
     have = set(_available(_outputs(network)))
     have |= {"labels"} if labelled else set()
     have |= {"last_layer"} if network.net.last_layer is not None else set()
+    if network.config.head.name in NORMALISING and NORMS & set(scorer.needs):
+        return (
+            f"projections that are not normalised: head.name = {network.config.head.name} makes"
+            " all norms 1"
+        )
     if scorer.extra is not None:
         try:
             have |= _extra(network, scorer).keys()

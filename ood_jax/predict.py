@@ -144,7 +144,7 @@ def main(argv: Sequence[str]) -> int:
     add = parser.add_argument
     add("--workdir", required=True, help="folder of the run")
     add("--images", help="folder, image or source")
-    add("--scorer", help="a score of ood_jax.scorers; the first of the run's own by default")
+    add("--scorer", help="a score of ood_jax.scorers; by default the first of the last scoring")
     add("--out", default="predictions.csv", metavar="FILE.csv")
     add("--neighbours", type=int, default=3, help="train images shown beside each")
     add("--step", type=int, help="of the checkpoint; the newest by default")

@@ -255,6 +255,14 @@ def test_an_exported_detector_runs_without_our_code(run, tmp_path, scorer):
         assert ood == verdicts.ood[:count].tolist()
 
 
+def test_a_score_in_numpy_is_not_exported(run, tmp_path):
+    detector = ood_jax.load(str(run[0]))
+    for traced in (None, lambda state, x: np.asarray(x.features)[:, 0]):
+        detector.scorer = detector.scorer._replace(score=traced)
+        with pytest.raises(ValueError, match=r"exp_cosine cannot be exported: .* jax\.numpy"):
+            export(detector, tmp_path / "x.stablehlo")
+
+
 def test_help_does_not_wait_for_jax():
     script = (
         "import sys\n"

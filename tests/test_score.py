@@ -376,6 +376,7 @@ def test_mistakes_are_one_line_before_compute(scored, arguments, message, capsys
         ({"score_keep": 1.0}, "score.keep = 1.0"),
         ({"score_bootstrap": -1}, "score.bootstrap = -1"),
         ({"score_scorers": ("l1_discrepancy",)}, "scorer l1_discrepancy needs a second classifier"),
+        ({"score_scorers": ("norm",)}, "norm needs projections that are not normalised"),
         ({"score_scorers": ("mahalanobis",), "data_train": "noise:uniform[:20]"}, "needs labels"),
         ({"data_train": "noise:uniform[:1]"}, "has one image"),
         ({"score_benchmark": "cifar_10", "score_near": (), "score_far": ()}, "cifar10"),

@@ -36,12 +36,13 @@ def nnguide(config: ConfigDict, mesh: Mesh) -> Scorer:
     """-energy(x) * mean of the largest <x/|x|, bank rows>; x the inputs of the last layer.
 
     Bank rows are z/|z| * energy(z), z drawn with a fixed seed; energy = logsumexp of the logits
-    (Park et al. 2023, Eqs. 4 to 6; OpenOOD takes the first share of its loader). Config:
-    nnguide_neighbours, nnguide_share, block, bank_memory. `score_train` leaves each image out.
+    (Park et al. 2023, Eqs. 4 to 6; OpenOOD takes the first share of its loader). The bank is a
+    share of the train set, and one image more than neighbours at least. `score_train` leaves each
+    image out. Config: nnguide_neighbours, nnguide_share, block, bank_memory.
 
     Raises:
       ValueError: a share outside (0, 1], no neighbours, a block below 1; when fitted, a network
-        without a last layer, fewer drawn images than neighbours.
+        without a last layer, fewer train images than neighbours.
     """
     count, share = int(config.nnguide_neighbours), config.nnguide_share
     check_numbers(1.0, config.block)
@@ -75,7 +76,7 @@ def nnguide(config: ConfigDict, mesh: Mesh) -> Scorer:
         if len(state.drawn) <= count:
             raise ValueError(
                 f"score.nnguide_neighbours = {count}: leave-one-out needs a bank of {count + 1} or"
-                f" more, this one has {len(state.drawn)}: use a larger nnguide_share"
+                f" more, this one has {len(state.drawn)}"
             )
         rows = np.asarray(state.train)
         own = np.full(len(rows), -1, np.int32)
@@ -89,14 +90,12 @@ def nnguide(config: ConfigDict, mesh: Mesh) -> Scorer:
 
 
 def _draw(total: int, share: float, count: int) -> np.ndarray:
-    """Which of the train images are the bank, ascending."""
-    size = min(int(np.ceil(share * total)), total)
-    if size < count:
-        remedy = f"a share of {count / total:.2g} or more, or" if count <= total else "at most"
+    """Which of the train images are the bank, ascending; more than `count` where there are."""
+    if total < count:
         raise ValueError(
-            f"score.nnguide_share = {share} of {total} train images is a bank of {size}, too small"
-            f" for {count} neighbours: use {remedy} score.nnguide_neighbours={size}"
+            f"score.nnguide_neighbours = {count}: there are {total} train images; use 1 to {total}"
         )
+    size = min(max(int(np.ceil(share * total)), count + 1), total)
     if size == total:
         return np.arange(total)
     return np.sort(np.random.default_rng(SEED).choice(total, size, replace=False))

@@ -63,14 +63,18 @@ def test_a_whole_train_set_is_not_copied():
     assert build(share=1.0).fit(train).bank.rows is train.features
 
 
+def test_a_small_share_is_still_enough_for_its_neighbours():
+    scorer = build(share=0.1)
+    assert scorer.facts(scorer.fit(features(20, 0))) == {"bank": 4}
+    assert scorer.facts(scorer.fit(features(90, 0))) == {"bank": 9}
+
+
 def test_what_cannot_be():
     with pytest.raises(ValueError, match=r"nnguide_share = 0.0, .*above 0"):
         build(share=0.0)
     with pytest.raises(ValueError, match=r"nnguide_neighbours = 0: .* 1 neighbour or more"):
         build(neighbours=0)
-    with pytest.raises(ValueError, match=r"bank of 2, too small for 3 .* 0.15 or more, or score"):
-        build(share=0.1).fit(features(20, 0))
-    with pytest.raises(ValueError, match=r"bank of 2, too small for 3 .* at most score.*=2$"):
+    with pytest.raises(ValueError, match=r"nnguide_neighbours = 3: there are 2 .* use 1 to 2"):
         build(share=1.0).fit(features(2, 0))
     with pytest.raises(ValueError, match="needs a linear last layer"):
         build().fit(Features(np.ones((9, 6), np.float32)))
