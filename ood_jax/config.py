@@ -69,71 +69,95 @@ def _defaults() -> ConfigDict:
     c = ConfigDict()
     c.name = ""  # what tables call this run; "" = the method's name
     c.seed = 0  # of parameters, data order and augmentation
-
-    c.data = ConfigDict()
-    c.data.train = "builtin:glyphs/train"  # in-distribution images, a source (README, "Sources")
-    c.data.test = "builtin:glyphs/test"  # in-distribution test images, a source
-    c.data.auxiliary = ""  # source of unlabelled other images; "" = none
-    c.data.root = ""  # folder that relative paths and prepared TFDS sets lie in; "" = defaults
-    c.data.size = 32  # px; every image is shrunk to size x size before any view
-    c.data.mean = (0.485, 0.456, 0.406)  # per channel, of pixels in [0, 1]
-    c.data.std = (0.229, 0.224, 0.225)
-    c.data.workers = 0  # decoding processes of sets read image by image; 0 = in this one
-    c.data.memory = 4 * 1024**3  # bytes; a decoded set up to this size lives in memory
-
-    c.model = ConfigDict()
-    c.model.name = "vit"  # a module of ood_jax.models or an import path: vit | resnet
-    c.model.width = 384  # ViT: token width; ResNet: channels of the first stage
-    c.model.depth = 12  # ViT: blocks; ResNet: 10, 18, 34, 50, 101 or 152
-    c.model.heads = 6  # ViT only
-    c.model.patch = 16  # px, ViT only
-    c.model.image_size = 256  # px of global views and of evaluation
-    c.model.stem = "cifar"  # cifar (3x3) | imagenet (7x7 and a max-pool), ResNet only
-    c.model.stride = 1  # of the CIFAR stem, ResNet only; 2 = a quarter of the work
-    c.model.norm = "batch"  # batch | group, ResNet only
-    c.model.drop_path = 0.1  # of the last block, linear from 0; ViT only
-    c.model.layer_scale = 0.0  # what LayerScale begins with, ViT only; 0 = none
-    c.model.weights = ""  # file of PyTorch weights to begin with (.safetensors or .pth); "" = none
-    c.model.dtype = "float32"  # float32 | bfloat16: of activations; parameters and losses float32
-
-    c.head = ConfigDict()  # what makes logits over K outputs of the trunk's features
-    c.head.name = "dino"  # dino (projections, then logits) | linear | none
-    c.head.layers = 3  # of the MLP before the last layer
-    c.head.hidden = 2048
-    c.head.bottleneck = 256
-    c.head.outputs = 4096  # K, soft-classes or classes
-    c.head.train_gain = True  # False = the last layer's gain stays 1 (norm_last_layer)
-
-    c.optim = ConfigDict()
-    c.optim.name = "adamw"
-    c.optim.lr = 0.004  # peak, at batch lr_batch
-    c.optim.lr_batch = 256  # the peak is lr x train.batch / lr_batch; 0 = lr as it is
-    c.optim.min_lr = 1e-6  # at the end of the cosine
-    c.optim.warmup_epochs = 30.0  # linear from 0
-    c.optim.b1 = 0.9
-    c.optim.b2 = 0.999
-    c.optim.eps = 1e-8
-    c.optim.weight_decay = 0.04  # at the start of its cosine
-    c.optim.weight_decay_end = 0.4
-    c.optim.no_decay = r".*/(bias|scale)"  # parameter paths exempt from decay
-    c.optim.clip = 3.0  # largest gradient norm of each parameter tensor; 0 = none
-    c.optim.freeze = r"head/last/.*"  # parameter paths that do not move at first
-    c.optim.freeze_epochs = 1.0
-
-    c.train = ConfigDict()
-    c.train.batch = 256  # global, in-distribution images a step
-    c.train.epochs = 500.0
-    c.train.steps = 0  # > 0 = squeeze all epochs, schedules and warm-ups too, into this many
-    c.train.steps_per_epoch = 0.0  # 0 = steps / epochs, else the train set's images / batch
-    c.train.accumulate = 1  # micro-batches a step
-    c.train.devices = 0  # 0 = all
-    c.train.log_every = 50  # steps
-    c.train.checkpoint_every = 1000  # steps; the last step is always kept
-    c.train.keep_last = 2  # checkpoints
-    c.train.keep_every = 0  # steps; checkpoints at multiples are kept for good; 0 = none
-    c.train.knn_every = 0  # epochs between kNN accuracies on data.test; 0 = never
-
+    c.data = _data()
+    c.model = _model()
+    c.head = _head()
+    c.optim = _optim()
+    c.train = _train()
     c.score = _score()
+    return c
+
+
+def _data() -> ConfigDict:
+    """Which images, and how large they are."""
+    c = ConfigDict()
+    c.train = "builtin:glyphs/train"  # in-distribution images, a source (README, "Sources")
+    c.test = "builtin:glyphs/test"  # in-distribution test images, a source
+    c.auxiliary = ""  # source of unlabelled other images; "" = none
+    c.root = ""  # folder that relative paths and prepared TFDS sets lie in; "" = defaults
+    c.size = 32  # px; every image is shrunk to size x size before any view
+    c.mean = (0.485, 0.456, 0.406)  # per channel, of pixels in [0, 1]
+    c.std = (0.229, 0.224, 0.225)
+    c.workers = 0  # decoding processes of sets read image by image; 0 = in this one
+    c.memory = 4 * 1024**3  # bytes; a decoded set up to this size lives in memory
+    return c
+
+
+def _model() -> ConfigDict:
+    """The trunk."""
+    c = ConfigDict()
+    c.name = "vit"  # a module of ood_jax.models or an import path: vit | resnet
+    c.width = 384  # ViT: token width; ResNet: channels of the first stage
+    c.depth = 12  # ViT: blocks; ResNet: 10, 18, 34, 50, 101 or 152
+    c.heads = 6  # ViT only
+    c.patch = 16  # px, ViT only
+    c.image_size = 256  # px of global views and of evaluation
+    c.stem = "cifar"  # cifar (3x3) | imagenet (7x7 and a max-pool), ResNet only
+    c.stride = 1  # of the CIFAR stem, ResNet only; 2 = a quarter of the work
+    c.norm = "batch"  # batch | group, ResNet only
+    c.drop_path = 0.1  # of the last block, linear from 0; ViT only
+    c.layer_scale = 0.0  # what LayerScale begins with, ViT only; 0 = none
+    c.weights = ""  # file of PyTorch weights to begin with (.safetensors or .pth); "" = none
+    c.dtype = "float32"  # float32 | bfloat16: of activations; parameters and losses float32
+    return c
+
+
+def _head() -> ConfigDict:
+    """What makes logits over K outputs of the trunk's features."""
+    c = ConfigDict()
+    c.name = "dino"  # dino (projections, then logits) | linear | none
+    c.layers = 3  # of the MLP before the last layer
+    c.hidden = 2048
+    c.bottleneck = 256
+    c.outputs = 4096  # K, soft-classes or classes
+    c.train_gain = True  # False = the last layer's gain stays 1 (norm_last_layer)
+    return c
+
+
+def _optim() -> ConfigDict:
+    """AdamW, its schedules, and what it leaves alone."""
+    c = ConfigDict()
+    c.name = "adamw"
+    c.lr = 0.004  # peak, at batch lr_batch
+    c.lr_batch = 256  # the peak is lr x train.batch / lr_batch; 0 = lr as it is
+    c.min_lr = 1e-6  # at the end of the cosine
+    c.warmup_epochs = 30.0  # linear from 0
+    c.b1 = 0.9
+    c.b2 = 0.999
+    c.eps = 1e-8
+    c.weight_decay = 0.04  # at the start of its cosine
+    c.weight_decay_end = 0.4
+    c.no_decay = r".*/(bias|scale)"  # parameter paths exempt from decay
+    c.clip = 3.0  # largest gradient norm of each parameter tensor; 0 = none
+    c.freeze = r"head/last/.*"  # parameter paths that do not move at first
+    c.freeze_epochs = 1.0
+    return c
+
+
+def _train() -> ConfigDict:
+    """How long, on what, and what is kept."""
+    c = ConfigDict()
+    c.batch = 256  # global, in-distribution images a step
+    c.epochs = 500.0
+    c.steps = 0  # > 0 = squeeze all epochs, schedules and warm-ups too, into this many
+    c.steps_per_epoch = 0.0  # 0 = steps / epochs, else the train set's images / batch
+    c.accumulate = 1  # micro-batches a step
+    c.devices = 0  # 0 = all
+    c.log_every = 50  # steps
+    c.checkpoint_every = 1000  # steps; the last step is always kept
+    c.keep_last = 2  # checkpoints
+    c.keep_every = 0  # steps; checkpoints at multiples are kept for good; 0 = none
+    c.knn_every = 0  # epochs between kNN accuracies on data.test; 0 = never
     return c
 
 
@@ -168,7 +192,7 @@ def _score() -> ConfigDict:
     c.odin_epsilon = 0.0014  # step of the inputs, in units of pixels in [0, 1]
     c.react_percentile = 90.0  # of train activations, where features are cut off
     c.dice_percentile = 90.0  # of contributions; weights at or below it are dropped
-    c.vim_dim = 0  # principal dimensions removed, vim and residual; 0 = by width, as its paper
+    c.vim_dim = 0  # principal dimensions removed, vim and residual; 0 = by width
     c.nci_alpha = 1e-4
     c.nnguide_neighbours = 100
     c.nnguide_share = 0.01  # of the train set that is the bank

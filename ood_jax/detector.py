@@ -12,7 +12,7 @@ from ood_jax.checkpoint import Restored, restore_for_scoring
 from ood_jax.data.decode import DAMAGED, as_rgb, fit, pillow_rgb, read_image
 from ood_jax.data.source import Source
 from ood_jax.features import Extracted
-from ood_jax.plan import CALIBRATION, TRAIN, check_model, fitted_sets
+from ood_jax.plan import CALIBRATION, TRAIN, check_model, fitted_sets, scoring_mesh
 from ood_jax.results import places
 from ood_jax.scorers import knn
 from ood_jax.types import Features, PyTree, Scorer
@@ -172,7 +172,7 @@ def _network(
     net = models.build(config)
     shapes = jax.eval_shape(lambda: models.init_params(net, config))
     check_model(shapes, restored, workdir)
-    mesh = sharding.make_mesh(min(config.train.devices, len(jax.devices())))
+    mesh = scoring_mesh(config)
     scorer = scorers.build(name, config.score, mesh)
     described = needs.Network(config, net, shapes)
     if reason := needs.lacking(described, scorer, labelled=True):  # fit says if labels are missing

@@ -16,8 +16,8 @@ from jax import export as jax_export
 
 from ood_jax.atomic import replaced
 from ood_jax.detector import Detector
-from ood_jax.features import as_features, computed
-from ood_jax.types import Array, Forward, Outputs
+from ood_jax.features import as_features, computed, forward_of
+from ood_jax.types import Array
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -52,13 +52,7 @@ def _scores(detector: Detector) -> Callable[[Array], tuple[Array, Array]]:
     params, stats, state = jax.tree.map(
         jnp.asarray, (network.params, network.stats, detector.state)
     )
-    data = network.config.data
-
-    def apply(inputs: Array) -> Outputs:
-        return network.net.apply(params, stats, inputs, train=False)[0]
-
-    view = (network.config.model.image_size, tuple(data.mean), tuple(data.std))
-    forward = Forward(apply, *view)
+    forward = forward_of(network.net, params, stats, network.config)
 
     def scores(images: Array) -> tuple[Array, Array]:
         index = jnp.arange(images.shape[0], dtype=jnp.int32)

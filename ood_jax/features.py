@@ -94,6 +94,12 @@ def jitted_fields(
     )
 
 
+def forward_of(net: Net, params: PyTree, stats: PyTree, config: ConfigDict) -> Forward:
+    """`net` with its arrays, as `config` shows images to it."""
+    view = (config.model.image_size, tuple(config.data.mean), tuple(config.data.std))
+    return Forward(lambda inputs: net.apply(params, stats, inputs, train=False)[0], *view)
+
+
 def computed(
     forward: Forward,
     images: Array,

@@ -65,9 +65,7 @@ def _accuracy(config: ConfigDict, test: Extracted) -> float | None:
     logits, labels = test.features.logits, test.features.labels
     if config.head.name != "linear" or logits is None or labels is None or max(labels) < 0:
         return None
-    labelled = np.asarray(labels) >= 0
-    predicted = np.argmax(np.asarray(logits)[labelled], 1)
-    return accuracy(predicted, np.asarray(labels)[labelled])
+    return accuracy(np.argmax(np.asarray(logits), 1), labels)
 
 
 def knn_accuracy(config: ConfigDict, train: Extracted, test: Extracted, mesh: Mesh) -> float | None:

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from ood_jax.types import Forward, LastLayer, Net, Outputs, PyTree, Scorer
+from ood_jax.features import forward_of
+from ood_jax.models.heads import NORMALISED
+from ood_jax.types import LastLayer, Net, Outputs, PyTree, Scorer
 
 MISSING = {  # what a score may need beside features, and what to do where it is not there
     "labels": "labels of the train set: give a data.train that has them",
@@ -18,7 +20,6 @@ MISSING = {  # what a score may need beside features, and what to do where it is
 
 
 NORMS = {"embedding", "norms"}  # what scores read norms from
-NORMALISING = ("dino",)  # heads whose projections have norm 1
 
 
 class Network(NamedTuple):
@@ -47,7 +48,7 @@ def lacking(network: Network, scorer: Scorer, labelled: bool) -> str | None:
     have = set(_available(_outputs(network)))
     have |= {"labels"} if labelled else set()
     have |= {"last_layer"} if network.net.last_layer is not None else set()
-    if network.config.head.name in NORMALISING and NORMS & set(scorer.needs):
+    if network.config.head.name in NORMALISED and NORMS & set(scorer.needs):
         return (
             f"projections that are not normalised: head.name = {network.config.head.name} makes"
             " all norms 1"
@@ -94,11 +95,7 @@ def _extra(network: Network, scorer: Scorer) -> dict[str, Any]:
     compute = scorer.extra.compute  # type: ignore[union-attr]
 
     def run(params: PyTree, stats: PyTree, images: Any, index: Any) -> dict[str, Any]:
-        def apply(x: Any) -> Outputs:
-            return net.apply(params, stats, x, train=False)[0]
-
-        mean, std = tuple(config.data.mean), tuple(config.data.std)
-        return compute(Forward(apply, config.model.image_size, mean, std), images, index)
+        return compute(forward_of(net, params, stats, config), images, index)
 
     side = config.data.size
     image = jax.ShapeDtypeStruct((1, side, side, 3), "uint8")

@@ -55,7 +55,7 @@ def check(config: ConfigDict, ood: dict[str, str] | None = None, *, tune: bool =
     for name, spec in (own | outside).items():
         sets[name] = open_source(spec, root=config.data.root)
     _check_numbers(config, sets[TRAIN])
-    mesh = sharding.make_mesh(min(config.train.devices, len(jax.devices())))
+    mesh = scoring_mesh(config)
     net = models.build(config)
     shapes = jax.eval_shape(lambda: models.init_params(net, config))
     network = needs.Network(config, net, shapes)
@@ -63,6 +63,11 @@ def check(config: ConfigDict, ood: dict[str, str] | None = None, *, tune: bool =
     usable, not_scored = _usable(network, mesh, sets[TRAIN].read_labels is not None)
     fields = needs.fields(network, usable.values())
     return Plan(sets, groups, net, mesh, fields, shapes, usable, not_scored)
+
+
+def scoring_mesh(config: ConfigDict) -> Mesh:
+    """The run's own number of devices, as far as there are so many here."""
+    return sharding.make_mesh(min(config.train.devices, len(jax.devices())))
 
 
 def fitted_sets(config: ConfigDict) -> dict[str, Source]:

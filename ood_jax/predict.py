@@ -11,13 +11,12 @@ files that cannot be decoded, which stand last), and the nearest train images wi
 
 import argparse
 import csv
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ood_jax import cpu
+from ood_jax import command, cpu
 
 if TYPE_CHECKING:  # jax and what needs it are imported where used: --help does not wait
     from ood_jax.data.source import Source
@@ -129,18 +128,8 @@ def _report(detector: "Detector", counts: Counts, out: Path) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; returns the exit code.
-
-    0 done (unreadable files are listed), 1 a disk that is full or gone, 2 a mistake in what was
-    asked, 130 stopped by Ctrl-C.
-    """
-    summary, _, rest = str(__doc__).partition("\n")
-    parser = argparse.ArgumentParser(
-        "python -m ood_jax.predict",
-        description=summary + rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    """The command line; returns the exit code of `command.answered`."""
+    parser = command.parser("ood_jax.predict", __doc__)
     add = parser.add_argument
     add("--workdir", required=True, help="folder of the run")
     add("--images", help="folder, image or source")
@@ -150,17 +139,10 @@ def main(argv: Sequence[str]) -> int:
     add("--step", type=int, help="of the checkpoint; the newest by default")
     add("--export", metavar="FILE", help="write the fitted detector as StableHLO")
     options = parser.parse_args(argv)
-    try:
-        return _run(options)
-    except (ValueError, OSError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
-    except KeyboardInterrupt:
-        print("SIGINT: stopped; nothing was written", file=sys.stderr)
-        return 128 + signal.SIGINT
+    return command.answered(lambda: _run(options), stopped="nothing was written")
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> None:
     if options.images is None and options.export is None:
         raise ValueError("give --images=PATH to judge images, or --export=FILE")
     if options.neighbours < 0:
@@ -179,7 +161,6 @@ def _run(options: argparse.Namespace) -> int:
     if source is not None:
         out = Path(options.out)
         _report(detector, predict(detector, source, out, options.neighbours), out)
-    return 0
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ deviation. --workdirs may be repeated. Writes DIR/report.html, one file with all
 as DIR/report.md with its pictures in DIR/figures/. Needs neither a GPU nor the checkpoints.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ood_jax import command
 
 if TYPE_CHECKING:
     from ood_jax.reporting.blocks import Report, Section
@@ -141,30 +142,23 @@ def _say(text: str) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; returns the exit code: 0 done, 2 a mistake in what was asked."""
-    summary, _, rest = str(__doc__).partition("\n")
-    parser = argparse.ArgumentParser(
-        "python -m ood_jax.report",
-        description=summary + rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    """The command line; returns the exit code of `command.answered`."""
+    parser = command.parser("ood_jax.report", __doc__)
     add = parser.add_argument
     add("--workdirs", action="append", required=True, metavar="A,B,...", help="scored runs")
     add("--out", required=True, metavar="DIR", help="where the report goes")
     add("--projection", choices=list(PROJECTIONS), default="pca", help="of the features")
     options = parser.parse_args(argv)
     folder = Path(options.out).expanduser()
-    try:
+
+    def act() -> None:
         workdirs = split_folders(options.workdirs)
         if not workdirs:
             raise ValueError("--workdirs is empty: name one scored run or more")
         write(report(workdirs, options.projection), folder)
-    except ValueError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    _say(f"written: {folder / 'report.html'}, {folder / 'report.md'}")
-    return 0
+        _say(f"written: {folder / 'report.html'}, {folder / 'report.md'}")
+
+    return command.answered(act, stopped="an earlier report is as it was, or partly new")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,7 @@ FILE.json FILE.scores.parquet and so on.
 W may be of a run that is still going on. Features are kept in W/features/ for the next time.
 """
 
-import argparse
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from ood_jax import cpu
+from ood_jax import command, cpu
 from ood_jax.config import named_sources, to_json
 from ood_jax.recipe import is_override, override
 
@@ -167,17 +165,8 @@ def _write(written: dict[str, Any], found: "Evaluation", path: Path) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; returns the exit code.
-
-    0 done, 1 a disk that is full or gone, 2 a mistake in what was asked, 130 stopped by Ctrl-C.
-    """
-    summary, _, rest = str(__doc__).partition("\n")
-    parser = argparse.ArgumentParser(
-        "python -m ood_jax.score",
-        description=summary + rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    """The command line; returns the exit code of `command.answered`."""
+    parser = command.parser("ood_jax.score", __doc__)
     add = parser.add_argument
     add("--workdir", required=True, help="folder of the run")
     add("--ood", action="append", metavar="NAME=SOURCE", help="an OOD set; may be repeated")
@@ -189,7 +178,8 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args([argument for argument in argv if not is_override(argument)])
     if options.scorers is not None:
         overrides.append(f"--config.score.scorers={options.scorers}")
-    try:
+
+    def act() -> None:
         ood = None if options.ood is None else named_sources(tuple(options.ood))
         score_run(
             options.workdir,
@@ -199,13 +189,8 @@ def main(argv: Sequence[str]) -> int:
             step=options.step,
             tune=options.tune,
         )
-    except (ValueError, OSError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
-    except KeyboardInterrupt:
-        print("SIGINT: stopped; features of the sets that were done are kept", file=sys.stderr)
-        return 128 + signal.SIGINT
-    return 0
+
+    return command.answered(act, stopped="features of the sets that were done are kept")
 
 
 if __name__ == "__main__":

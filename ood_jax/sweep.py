@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any
 
 from ood_jax.atomic import replaced
+from ood_jax.command import parser
 from ood_jax.gather import gather, show, write
 from ood_jax.runs import Run, expand, finished
 
@@ -121,21 +122,15 @@ def _as_flag(value: Any) -> str:
 
 
 def _runs(argv: Sequence[str]) -> tuple[argparse.Namespace, list[Run]]:
-    summary, _, rest = str(__doc__).partition("\n")
-    parser = argparse.ArgumentParser(
-        "python -m ood_jax.sweep",
-        description=summary + rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
+    flags = parser("ood_jax.sweep", __doc__)
+    add = flags.add_argument
     add("--config", action="append", required=True, help="recipe, FILE[:ARGUMENT]")
     add("--workdir", required=True, help="folder of all runs")
     add("--seeds", default="0", help="such as 0,1,2")
     add("--set", action="append", default=[], help="KEY=VALUE,VALUE", dest="settings")
     add("--list", action="store_true", help="print the commands, one a line, and run nothing")
     add("--jobs", type=int, default=1, help="runs at the same time")
-    options, overrides = parser.parse_known_args(argv)
+    options, overrides = flags.parse_known_args(argv)
     for other in overrides:
         if not re.match(r"--?(no)?config\.", other):
             raise ValueError(f"unknown flag {other}: see --help; keys are --config.KEY=VALUE")

@@ -273,22 +273,6 @@ def test_scoring_imports_no_training_code(scored):
     assert done.returncode == 0, done.stderr
 
 
-def test_help_does_not_wait_for_jax():
-    script = (
-        "import sys\n"
-        "from ood_jax import score\n"
-        "try: score.main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "slow = {'jax', 'orbax', 'matplotlib', 'pyarrow', 'sklearn'} & set(sys.modules)\n"
-        "sys.exit(' '.join(slow) or 0)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"--help imports {done.stderr}"
-    assert "--ood" in done.stdout
-
-
 def test_a_users_scorer_beside_ours(scored, tmp_path, monkeypatch):
     workdir, config, _, found = scored
     (tmp_path / "my_score_package").mkdir()

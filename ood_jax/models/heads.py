@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from ood_jax.types import Array, LastLayer, PyTree
 
+NORMALISED = ("dino",)  # heads whose projections have norm 1
 HEADS = ("dino", "linear", "none")
 
 

@@ -14,7 +14,7 @@ from ood_jax.scorers.cosine import check_features
 from ood_jax.types import Array, Extra, Features, Forward, Scorer
 from ood_jax.views.crops import evaluation_view
 
-EPS = 1e-6  # added to what is divided by, as the authors' code has it
+EPS = 1e-6  # added to what is divided by, as OpenOOD has it
 HOLD_OUT = 10  # every tenth train image scales the stages, and sets no bounds
 BLOCK = 1024  # held-out images whose deviations are computed at once
 
@@ -62,8 +62,8 @@ def gram(config: ConfigDict, mesh: Mesh) -> Scorer:
 def row_sums(activations: Array, powers: tuple[int, ...]) -> jax.Array:
     """Sums of the rows of the Gram matrix of each power p: float32 [B, powers, C].
 
-    sign(s)|s|^(1/p) of s = sum_j (F^p F^pT)_ij, F [C, positions]. As the authors' code and
-    OpenOOD's: the sum first, then the root, on every entry; the paper's text takes the root of each
+    sign(s)|s|^(1/p) of s = sum_j (F^p F^pT)_ij, F [C, positions]. As in OpenOOD's
+    code: the sum first, then the root, on every entry; the paper's text takes the root of each
     entry of the upper triangle. So no C x C matrix is formed: F^p times the sum of its rows.
 
     activations: [B, ..., C]. powers: whole numbers.

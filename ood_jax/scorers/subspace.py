@@ -30,8 +30,7 @@ def vim(config: ConfigDict, mesh: Mesh) -> Scorer:
     """alpha * residual - logsumexp(logits) (Wang et al. 2022, ViM).
 
     alpha makes the train mean of alpha * residual that of the largest logit. config.vim_dim: of the
-    principal subspace; 0 = the rule of the authors' code, 1000 for D >= 2048, 512 for D >= 768,
-    else D / 2.
+    principal subspace; 0 = 1000 for D >= 2048, 512 for D >= 768, else D / 2 (chosen).
 
     Raises:
       ValueError: a negative dimension.
@@ -39,10 +38,7 @@ def vim(config: ConfigDict, mesh: Mesh) -> Scorer:
     _check(config)
 
     def fit(features: Features) -> Subspace:
-        layer, rows = linear(features, "vim")
-        origin = origin_of(layer)
-        null = null_space(rows, origin, dimension(config.vim_dim, rows.shape[1]), mesh)
-        state = Subspace(layer, origin, null, alpha=np.zeros((), np.float32))
+        state, rows = _fitted(features, "vim", config, mesh)
         return state.replace(alpha=np.asarray(alpha_of(state, rows, mesh), np.float32))
 
     def score(state: Subspace, features: Features) -> jax.Array:
@@ -67,15 +63,22 @@ def residual(config: ConfigDict, mesh: Mesh) -> Scorer:
     _check(config)
 
     def fit(features: Features) -> Subspace:
-        layer, rows = linear(features, "residual")
-        origin = origin_of(layer)
-        null = null_space(rows, origin, dimension(config.vim_dim, rows.shape[1]), mesh)
-        return Subspace(layer, origin, null, alpha=np.ones((), np.float32))
+        return _fitted(features, "residual", config, mesh)[0]
 
     def score(state: Subspace, features: Features) -> jax.Array:
         return residual_norm(state, inputs(state.layer, features))
 
     return Scorer(fit, score, ("last_layer",), facts=_facts)
+
+
+def _fitted(
+    features: Features, name: str, config: ConfigDict, mesh: Mesh
+) -> tuple[Subspace, np.ndarray]:
+    """The subspace with alpha = 1, and the rows it was fitted to."""
+    layer, rows = linear(features, name)
+    origin = origin_of(layer)
+    null = null_space(rows, origin, dimension(config.vim_dim, rows.shape[1]), mesh)
+    return Subspace(layer, origin, null, alpha=np.ones((), np.float32)), rows
 
 
 def origin_of(layer: Linear) -> np.ndarray:
@@ -93,7 +96,7 @@ def dimension(asked: int, width: int) -> int:
     if asked >= width:
         raise ValueError(
             f"score.vim_dim = {asked}: the last layer's inputs are {width} wide; use 1 to"
-            f" {width - 1}, or 0 for the rule of ViM's authors"
+            f" {width - 1}, or 0 to go by the width"
         )
     if asked:
         return asked

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ood_jax import config, sharding
-from ood_jax.scorers import covariance, last_layer, logits, mahalanobis, subspace
+from ood_jax.scorers import covariance, knn, last_layer, logits, mahalanobis, nnguide, subspace
 from ood_jax.scorers.linear import linear
 from ood_jax.scorers.percentile import percentile
 from ood_jax.scorers.rows import labelled
@@ -29,6 +29,9 @@ def settings(g):
         c.gen_gamma = float(g["gen_gamma"])
         c.nci_alpha = float(g["nci_alpha"])
         c.vim_dim = int(g["vim_dim"])
+        c.neighbour = c.nnguide_neighbours = int(g["knn_K"])
+        c.nnguide_share = 1.0
+        c.block = len(g["train"]) // 3
         c.shrinkage = "none"
     return c
 
@@ -129,3 +132,17 @@ def test_in_float64(g):
         alpha = subspace.alpha_of(state, rows, MESH)
     np.testing.assert_allclose(-np.asarray(found), g["f64/mds"], rtol=1e-9)
     np.testing.assert_allclose(alpha, g["vim/alpha"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["knn", "nnguide"])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_bank(g, settings, name, devices):
+    module = {"knn": knn.knn, "nnguide": nnguide.nnguide}[name]
+    scorer = module(settings, sharding.make_mesh(devices))
+    state = scorer.fit(features(g, "train"))
+    given = features(g, "test")._replace(last_layer=None)
+    for found in (jax.jit(scorer.score)(state, given), scorer.streamed(state, given)):
+        for kind in ("f64", "official"):
+            expected = g[f"{kind}/{name}"]
+            allowed = 1e-4 * np.abs(expected).max()
+            np.testing.assert_allclose(-np.asarray(found), expected, atol=allowed, rtol=0)

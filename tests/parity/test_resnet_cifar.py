@@ -1,4 +1,4 @@
-"""A golden ResNet of OpenOOD against ours: one evaluation and one training pass."""
+"""Golden resnet18_cifar and resnet_bottleneck_cifar: OpenOOD's, evaluation and a training pass."""
 
 import re
 from functools import partial
@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ood_jax.models.batch_norm import EPSILON
 from ood_jax.models.heads import LinearHead
@@ -41,32 +42,43 @@ class Golden:
         _, logits = self.head.apply({"params": params["head"]}, features)
         return features, logits, updated.get("batch_stats")
 
-    def check_evaluation(self):
-        features, logits, _ = self.apply(self.params, False)
-        close(features, self.g["eval_feature"])
-        close(logits, self.g["eval_logits"])
 
-    def check_training(self):
-        features, logits, stats = self.apply(self.params, True)
-        close(features, self.g["train_feature"])
-        close(logits, self.g["train_logits"])
-        after = [k.removeprefix("train_after/") for k in self.g if k.startswith("train_after/")]
-        assert any(k.endswith("running_mean") for k in after)
-        assert any(k.endswith("running_var") for k in after)
-        for name in after:
-            found = in_torch_layout({"trunk": stats}, name, RESNET)
-            close(found, self.g[f"train_after/{name}"])
+KINDS = {"resnet18_cifar": "basic", "resnet_bottleneck_cifar": "bottleneck"}
 
-    def check_gradients(self):
-        shape = self.g["train_logits"].shape
-        cotangent = jnp.linspace(-1, 1, int(np.prod(shape))).reshape(shape)
-        grads = jax.grad(lambda params: (self.apply(params, True)[1] * cotangent).sum())(
-            self.params
-        )
-        names = self.g["train_grad_norm_names"]
-        assert len(names) == len(jax.tree.leaves(grads))
-        norms = [np.linalg.norm(in_torch_layout(grads, str(name), RESNET)) for name in names]
-        close(norms, self.g["train_grad_norms"])
+
+@pytest.fixture(scope="module", params=KINDS)
+def network(golden, request):
+    return Golden(golden(request.param), KINDS[request.param])
+
+
+def test_evaluation(network):
+    features, logits, _ = network.apply(network.params, False)
+    close(features, network.g["eval_feature"])
+    close(logits, network.g["eval_logits"])
+
+
+def test_training_pass_and_running_statistics(network):
+    features, logits, stats = network.apply(network.params, True)
+    close(features, network.g["train_feature"])
+    close(logits, network.g["train_logits"])
+    after = [k.removeprefix("train_after/") for k in network.g if k.startswith("train_after/")]
+    assert any(k.endswith("running_mean") for k in after)
+    assert any(k.endswith("running_var") for k in after)
+    for name in after:
+        found = in_torch_layout({"trunk": stats}, name, RESNET)
+        close(found, network.g[f"train_after/{name}"])
+
+
+def test_gradient_norms(network):
+    shape = network.g["train_logits"].shape
+    cotangent = jnp.linspace(-1, 1, int(np.prod(shape))).reshape(shape)
+    grads = jax.grad(lambda params: (network.apply(params, True)[1] * cotangent).sum())(
+        network.params
+    )
+    names = network.g["train_grad_norm_names"]
+    assert len(names) == len(jax.tree.leaves(grads))
+    norms = [np.linalg.norm(in_torch_layout(grads, str(name), RESNET)) for name in names]
+    close(norms, network.g["train_grad_norms"])
 
 
 def close(found, expected):
