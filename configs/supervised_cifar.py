@@ -3,7 +3,10 @@
     python -m ood_jax.main --config=configs/supervised_cifar.py[:SIZE] --config.data.root=DIR
 
 SIZE  small (default: ResNet-10 of width 16, BatchNorm, for two CPU cores) | resnet18 (the ResNet-18
-      of OpenOOD's CIFAR benchmarks at its 100 epochs, with AdamW in place of its SGD; not run)
+      of OpenOOD's CIFAR benchmarks at its 100 epochs, with AdamW in place of its SGD; not run) |
+      DATASET[,small]: the baseline of simclr_joint_cifar.py's ablation (Winkens et al. 2020, Table
+      2), with its network, transform, optimiser and scores, for as many views as both its stages;
+      --config.method.label_smoothing=.01 (CIFAR-100: .1) adds label smoothing
 DIR   holds cifar10-train.npz, cifar10-test.npz and cifar100-test.npz (`python -m ood_jax.prepare`
       writes them)
 
@@ -13,14 +16,18 @@ cores, 4 to 7 minutes of training beside other jobs: accuracy 69.1 +- 0.6; AUROC
 energy 72.9 +- 0.5.
 """
 
+from simclr_joint_cifar import CLASSES, cifar, parsed
+
 from ood_jax.config import base
 
 SIZES = ("small", "resnet18")
 
 
 def get_config(size: str = "small"):
+    if size.split(",")[0] in CLASSES:
+        return baseline(size)
     if size not in SIZES:
-        raise ValueError(f"size {size!r}: use {', '.join(SIZES)}")
+        raise ValueError(f"size {size!r}: use {', '.join((*SIZES, *CLASSES))}")
     small = size == "small"
     c = base("supervised")
     c.name = f"supervised_cifar_{size}"
@@ -75,4 +82,16 @@ def get_config(size: str = "small"):
         "mahalanobis_shared",
         "mahalanobis_relative",
     )
+    return c
+
+
+def baseline(argument: str):
+    """The ablation's row without contrastive training."""
+    dataset, small = parsed(argument)
+    c = cifar("supervised", dataset, small)
+    c.name = f"supervised_{dataset}{'_small' if small else ''}"
+    c.head.outputs = CLASSES[dataset]
+    c.method.crop_scale = (0.08, 1.0)
+    c.method.colour, c.method.grey = 0.5, 0.2
+    c.train.epochs = 14.0 if small else 2200.0
     return c

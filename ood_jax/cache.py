@@ -3,7 +3,6 @@
 import hashlib
 import json
 import operator
-import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 
 from ood_jax.atomic import replaced
+from ood_jax.data.union import singles
 from ood_jax.types import PyTree
 
 SCHEMA = 2  # of the files
@@ -62,9 +62,17 @@ def digest(tree: PyTree) -> str:
     return found.hexdigest()
 
 
-def stamp(spec: str, root: str) -> list[int] | None:
-    """Change time (ns) and bytes of the file or folder that a source is read from, if any."""
-    kind, _, where = re.sub(r"(\[[^\[\]]*\])*$", "", spec).partition(":")
+def stamp(spec: str, root: str) -> list[Any] | None:
+    """Change time (ns) and bytes of the file or folder that a source is read from, if any.
+
+    Of a union a list of them.
+    """
+    ones = singles(spec)
+    return _stamp(ones[0], root) if len(ones) == 1 else [_stamp(one, root) for one in ones]
+
+
+def _stamp(spec: str, root: str) -> list[int] | None:
+    kind, _, where = spec.partition(":")
     base = Path(root).expanduser()
     path = base / Path(where).expanduser()
     if kind == "list" and not path.exists():  # FILE@FOLDER

@@ -120,7 +120,7 @@ def check_same_run(saved: ConfigDict, config: ConfigDict, workdir: str) -> None:
     Raises:
       ValueError: naming the first keys that differ.
     """
-    old, new = flat(saved), flat(config)
+    old, new = flat(complete(saved)), flat(config)
     different = [
         f"{key} = {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} here"
         for key in sorted(old.keys() | new.keys())
@@ -134,13 +134,35 @@ def check_same_run(saved: ConfigDict, config: ConfigDict, workdir: str) -> None:
         )
 
 
+def stages_in(workdir: str) -> dict[str, Any]:
+    """The stages of the run in `workdir`, each a folder in it, and their configs as JSON trees.
+
+    {} = the run is one stage.
+
+    Raises:
+      ValueError: its config.json is no JSON.
+    """
+    path = epath.Path(workdir).expanduser() / "config.json"
+    if not path.exists():
+        return {}
+    try:
+        whole = json.loads(path.read_text())
+        return {stage: whole[stage] for stage in whole.get("stages", ())}
+    except (ValueError, KeyError, AttributeError):
+        raise ValueError(f"{path} is no config that ood_jax has written") from None
+
+
 def restore_for_scoring(workdir: str, step: int | None = None) -> Restored:
     """The newest checkpoint of `workdir` (or that of `step`), without any training code.
+
+    Of a run of several stages the last one's.
 
     Raises:
       ValueError: no workdir, no checkpoint in it, or not that step.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
+    if stages := stages_in(workdir):
+        workdir = str(epath.Path(workdir) / list(stages)[-1])
     if not _folder(workdir).is_dir():
         raise ValueError(f"no checkpoint in {workdir}: train first, or name another --workdir")
     manager = ocp.CheckpointManager(

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ood_jax import ranks
 from ood_jax.atomic import replaced
 from ood_jax.runs import Run, finished
 
@@ -22,11 +23,14 @@ def gather(runs: Sequence[Run]) -> dict[str, Any]:
     {"schema": 1, "deviation", "runs": [{"variant", "seed", "workdir", "finished"}], "variants":
     {VARIANT: {"recipe", "settings", "in_distribution", "sets", "near", "far"}}}: the parts have
     the shape that results.json gives them, with each number x replaced by
-    {"mean", "std" (null for one seed), "n", "values": {SEED: x}}.
+    {"mean", "std" (null for one seed), "n", "values": {SEED: x}}. A variant of two finished seeds
+    or more has "ood_rank_spread" {SET: {SCORER: points}} as well, see `ranks.spread`, and
+    "ood_rank_left_out" [REASON, ...].
     """
     listed: list[dict[str, Any]] = []
     variants: dict[str, dict[str, Any]] = {}
     by_variant: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    workdirs: dict[str, dict[int, Path]] = {}
     for run in runs:
         found = finished(run)
         listed.append(
@@ -40,10 +44,17 @@ def gather(runs: Sequence[Run]) -> dict[str, Any]:
         variants[run.variant] = {"recipe": run.recipe, "settings": run.settings}
         if found is not None:
             by_variant.setdefault(run.variant, []).append((run.seed, found))
+            workdirs.setdefault(run.variant, {})[run.seed] = run.workdir
     for variant, found_runs in by_variant.items():
         for part in PARTS:
             trees = [(seed, found.get(part) or {}) for seed, found in found_runs]
             variants[variant][part] = merged(trees)
+        if len(found_runs) > 1:
+            spread = ranks.spread(workdirs[variant])
+            variants[variant] |= {
+                "ood_rank_spread": spread.points,
+                "ood_rank_left_out": list(spread.left_out),
+            }
     return {"schema": 1, "deviation": DEVIATION, "runs": listed, "variants": variants}
 
 
@@ -76,16 +87,21 @@ def _statistics(values: dict[str, float]) -> dict[str, Any]:
 
 
 def auroc_rows(gathered: dict[str, Any]) -> Rows:
-    """(variant, OOD set, scorer, AUROC in %, n), in the results' order, means last."""
+    """(variant, OOD set, scorer, AUROC in %, n, spread of OOD ranks), in the results' order.
+
+    Means are last.
+    """
     rows: Rows = []
     for variant, parts in gathered["variants"].items():
-        sets = dict(parts.get("sets", {}))
+        sets, spread = dict(parts.get("sets", {})), parts.get("ood_rank_spread", {})
         sets |= {f"mean of {part}": parts[part] for part in ("near", "far") if parts.get(part)}
         for name, scorers in sets.items():
             for scorer, metrics in scorers.items():
                 if "auroc" in metrics:
                     stat = metrics["auroc"]
-                    rows.append((variant, name, scorer, percent(stat), str(stat["n"])))
+                    rank = spread.get(name, {}).get(scorer)
+                    last = "" if rank is None else f"{rank:.1f}"
+                    rows.append((variant, name, scorer, percent(stat), str(stat["n"]), last))
     return rows
 
 
@@ -119,18 +135,46 @@ def _measure(stat: dict[str, Any]) -> str:
     return f"{stat['mean']:.4g}" + (f" ± {stat['std']:.2g}" if stat["std"] is not None else "")
 
 
+AUROC, SPREAD = "AUROC, %", "OOD rank, spread"
 HEADERS = (
-    ("OOD detection", ("variant", "OOD set", "scorer", "AUROC, %", "n"), auroc_rows),
+    ("OOD detection", ("variant", "OOD set", "scorer", AUROC, "n", SPREAD), auroc_rows),
     ("In distribution", ("variant", "measure", "value", "n"), in_distribution_rows),
 )
 
 
+def _tables(gathered: dict[str, Any]) -> Iterator[tuple[str, Rows, list[str]]]:
+    """(title, header and rows, notes); a last column without any number is left out."""
+    for title, names, of in HEADERS:
+        header: tuple[str, ...] = names
+        rows = of(gathered)
+        notes = [f"± {gathered['deviation']}; n = seeds."]
+        if SPREAD in header:
+            filled = any(row[-1] for row in rows)
+            notes += _notes(gathered, filled)
+            if not filled:
+                header, rows = header[:-1], [row[:-1] for row in rows]
+        yield title, [header, *rows], notes
+
+
+def _notes(gathered: dict[str, Any], filled: bool) -> list[str]:
+    """What the spread of OOD ranks is, and where there is none."""
+    meaning = (
+        f"{SPREAD}: mean over images of the deviation of an image's OOD rank (percent) over seeds."
+    )
+    absent = [
+        f"No {SPREAD} of {variant}: {'; '.join(parts['ood_rank_left_out'])}."
+        for variant, parts in gathered["variants"].items()
+        if parts.get("ood_rank_left_out")
+    ]
+    return [meaning] * filled + absent
+
+
 def markdown(gathered: dict[str, Any]) -> str:
     """The tables of ROOT/sweep.md."""
-    lines = [f"± is the {gathered['deviation']}; n = seeds.", ""]
-    for title, header, rows in HEADERS:
-        lines += [f"## {title}", "", _line(header), _line(["---"] * len(header))]
-        lines += [*map(_line, rows(gathered)), ""]
+    lines: list[str] = []
+    for title, (header, *rows), notes in _tables(gathered):
+        lines += [f"## {title}", "", *(line for note in notes for line in (note, ""))]
+        lines += [_line(header), _line(["---"] * len(header)), *map(_line, rows), ""]
     return "\n".join(lines)
 
 
@@ -145,13 +189,12 @@ def show(gathered: dict[str, Any]) -> None:
     from rich.text import Text
 
     console = Console(width=None if sys.stdout.isatty() else 160)
-    for title, header, rows in HEADERS:
-        table = Table(title=title, caption=f"± {gathered['deviation']}")
+    for title, (header, *rows), notes in _tables(gathered):
+        table = Table(title=title, caption=Text("\n".join(notes)))
         for name in header:
-            table.add_column(
-                name, justify="right" if name in ("AUROC, %", "value", "n") else "left"
-            )
-        for row in rows(gathered):
+            right = name in (AUROC, SPREAD, "value", "n")
+            table.add_column(name, justify="right" if right else "left")
+        for row in rows:
             table.add_row(*map(Text, row))
         if table.row_count:
             console.print(table)

@@ -12,6 +12,7 @@ from ood_jax.cache import cached, digest
 from ood_jax.checkpoint import Restored
 from ood_jax.features import Extracted
 from ood_jax.kept import Network
+from ood_jax.models.heads import CLASSIFIERS
 from ood_jax.plan import CALIBRATION, TEST, TRAIN, Plan
 from ood_jax.scorers import knn
 from ood_jax.types import Scorer
@@ -63,7 +64,7 @@ def _sensitivity(
 def _accuracy(config: ConfigDict, test: Extracted) -> float | None:
     """Of the logits, on labelled test images; None where logits are no classes or labels absent."""
     logits, labels = test.features.logits, test.features.labels
-    if config.head.name != "linear" or logits is None or labels is None or max(labels) < 0:
+    if config.head.name not in CLASSIFIERS or logits is None or labels is None or max(labels) < 0:
         return None
     return accuracy(np.argmax(np.asarray(logits), 1), labels)
 

@@ -37,8 +37,10 @@ class Interrupted(RuntimeError):
         self.code = 128 + number
 
 
-def train(run: Run, workdir: str) -> TrainState:
+def train(run: Run, workdir: str, label: str = "train") -> TrainState:
     """Trains to the last step of `run`, from the newest checkpoint in `workdir` if there is one.
+
+    label: what the progress bar calls it.
 
     Raises:
       ValueError: the workdir cannot be written, or holds another run.
@@ -60,6 +62,7 @@ def train(run: Run, workdir: str) -> TrainState:
         batch=config.train.batch,
         size=config.data.size,
         seed=config.seed,
+        balanced=config.data.balanced,
         start_step=start,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -70,7 +73,7 @@ def train(run: Run, workdir: str) -> TrainState:
     try:
         with (
             MetricLog(workdir, enabled=first, resume_step=start) as log,
-            Progress(total, unit="steps", label="train", start=start, enabled=first) as bar,
+            Progress(total, unit="steps", label=label, start=start, enabled=first) as bar,
             _caught_signals() as caught,
         ):
             state = _steps(run, state, batches, checkpoints, log, bar, caught)

@@ -52,18 +52,20 @@ def _run(config: "ConfigDict", arguments: argparse.Namespace) -> int:
     import jax
 
     _initialise(arguments)
-    from ood_jax import loop, score
-    from ood_jax.train import prepare
+    from ood_jax import loop, score, stages
 
-    run = prepare(config)
-    workdir = arguments.workdir or f"runs/{config.name or config.method.name}"
+    runs = stages.prepared(config)
+    run = list(runs.values())[-1]
+    name = run.config.name or run.config.method.name
+    workdir = arguments.workdir or f"runs/{name}"
     score.check_sources(run.config)
+    steps = " + ".join(f"{one.config.train.steps:,}" for one in runs.values())
     _say(
-        f"{config.name or config.method.name}: {run.config.train.steps:,} steps on"
-        f" {run.mesh.size} {jax.devices()[0].platform} device(s), in {workdir}"
+        f"{name}: {steps} steps on {run.mesh.size} {jax.devices()[0].platform} device(s),"
+        f" in {workdir}"
     )
     try:
-        loop.train(run, workdir)
+        stages.train(runs, workdir)
     except loop.Diverged as error:
         return _failed(error, 1)
     except loop.Interrupted as stop:

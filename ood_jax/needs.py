@@ -7,15 +7,15 @@ import jax
 from ml_collections import ConfigDict
 
 from ood_jax.features import forward_of
-from ood_jax.models.heads import NORMALISED
+from ood_jax.models.heads import CLASSIFIERS, NORMALISED
 from ood_jax.types import LastLayer, Net, Outputs, PyTree, Scorer
 
 MISSING = {  # what a score may need beside features, and what to do where it is not there
     "labels": "labels of the train set: give a data.train that has them",
-    "logits": "logits: a network with head.name = dino or linear",
-    "last_layer": "a linear last layer: a network with head.name = dino or linear",
-    "second_logits": "a second classifier on the same features (MCD)",
-    "projections": "projections: a network with a projection head, such as head.name = dino",
+    "logits": "logits: a network with head.name = dino, linear, or projection with outputs",
+    "last_layer": "a linear last layer: head.name = dino, linear, or projection with outputs",
+    "second_logits": "a second classifier on the same features (head.second_outputs)",
+    "projections": "projections: a network with head.name = dino or projection",
 }
 
 
@@ -71,7 +71,7 @@ def fields(network: Network, scorers: Iterable[Scorer]) -> tuple[str, ...]:
     wanted = {"features", config.score.feature, *(need for s in scorers for need in s.needs)}
     if "last_layer" in wanted and net.last_layer is not None:
         wanted |= {"logits", _reads(net.last_layer, shapes[0])}
-    if config.head.name == "linear":
+    if config.head.name in CLASSIFIERS:
         wanted.add("logits")
     return tuple(name for name in have if name in wanted)
 

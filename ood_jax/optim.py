@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from ood_jax.lars import ORDERS, lars
 from ood_jax.schedules import cosine, warmup_cosine
 from ood_jax.types import Array, PyTree, Schedule
 
-OPTIMISERS = ("adamw",)
+OPTIMISERS = ("adamw", "sgd", "lars")
 
 
 class Schedules(NamedTuple):
@@ -48,24 +49,12 @@ def build(config: ConfigDict, trains: str = ".*") -> optax.GradientTransformatio
     `with_rates`, so that they follow the run's step whatever else counts.
 
     Raises:
-      ValueError: unknown name, or a regex that does not compile.
+      ValueError: unknown name or order, a number out of its range, or a regex that does not
+        compile.
     """
     optim = config.optim
-    if optim.name not in OPTIMISERS:
-        raise ValueError(f"optim.name {optim.name!r}: use {' or '.join(OPTIMISERS)}")
-    for pattern in (optim.no_decay, optim.freeze, trains):
-        _compiled(pattern)
+    _check(optim, trains)
     freeze_steps = round(optim.freeze_epochs * config.train.steps_per_epoch)
-
-    def adamw() -> optax.GradientTransformationExtraArgs:
-        return optax.inject_hyperparams(optax.adamw, static_args=("mask",))(
-            learning_rate=0.0,
-            b1=optim.b1,
-            b2=optim.b2,
-            eps=optim.eps,
-            weight_decay=0.0,
-            mask=lambda params: jax.tree.map(lambda x: not x, matches(optim.no_decay, params)),
-        )
 
     def thawed(step: Array, *, train_step: Array, **_: object) -> Array:
         del step  # conditionally_mask's own count
@@ -78,8 +67,8 @@ def build(config: ConfigDict, trains: str = ".*") -> optax.GradientTransformatio
 
     moved = optax.partition(
         {
-            "always": adamw(),
-            "late": optax.conditionally_mask(adamw(), thawed, forward_extra_args=True),
+            "always": _unmasked(optim),
+            "late": optax.conditionally_mask(_unmasked(optim), thawed, forward_extra_args=True),
             "never": optax.set_to_zero(),
         },
         label,
@@ -87,12 +76,66 @@ def build(config: ConfigDict, trains: str = ".*") -> optax.GradientTransformatio
     return optax.chain(clip_each(optim.clip), moved)
 
 
+def _check(optim: ConfigDict, trains: str) -> None:
+    if optim.name not in OPTIMISERS:
+        raise ValueError(f"optim.name {optim.name!r}: use {' or '.join(OPTIMISERS)}")
+    for key in ("no_decay", "no_adapt", "freeze"):
+        _compiled(optim[key], f"optim.{key} ")
+    _compiled(trains)
+    if optim.name != "adamw" and not 0 <= optim.momentum < 1:
+        raise ValueError(f"optim.momentum {optim.momentum:g}: use 0 (none) or more, below 1")
+    if optim.name != "sgd" and optim.nesterov:
+        raise ValueError(f"optim.nesterov: {optim.name} has none; set it to False, or use sgd")
+    if optim.name == "lars" and optim.lars_order not in ORDERS:
+        raise ValueError(f"optim.lars_order {optim.lars_order!r}: use {' or '.join(ORDERS)}")
+    if optim.name == "lars" and not optim.trust > 0:
+        raise ValueError(f"optim.trust {optim.trust:g}: use a number above 0, such as 0.001")
+
+
+def _unmasked(optim: ConfigDict) -> optax.GradientTransformationExtraArgs:
+    """The optimiser by itself, its learning rate and weight decay in its state."""
+
+    def decays(params: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: not x, matches(optim.no_decay, params))
+
+    def adapts(params: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: not x, matches(optim.no_adapt, params))
+
+    def sgd(learning_rate: Array, weight_decay: Array) -> optax.GradientTransformation:
+        decay = optax.add_decayed_weights(weight_decay, mask=decays)
+        return optax.chain(decay, optax.sgd(learning_rate, optim.momentum, optim.nesterov))
+
+    def scaled(learning_rate: Array, weight_decay: Array) -> optax.GradientTransformation:
+        return lars(
+            learning_rate,
+            weight_decay,
+            order=optim.lars_order,
+            momentum=optim.momentum,
+            trust=optim.trust,
+            eps=optim.eps,
+            decays=decays,
+            adapts=adapts,
+        )
+
+    if optim.name == "adamw":
+        return optax.inject_hyperparams(optax.adamw, static_args=("mask",))(
+            learning_rate=0.0,
+            b1=optim.b1,
+            b2=optim.b2,
+            eps=optim.eps,
+            weight_decay=0.0,
+            mask=decays,
+        )
+    chosen = sgd if optim.name == "sgd" else scaled
+    return optax.inject_hyperparams(chosen)(learning_rate=0.0, weight_decay=0.0)
+
+
 def with_rates(opt_state: PyTree, rates: Schedules, step: Array) -> PyTree:
     """`opt_state` with the learning rate and weight decay of `step` in it."""
     return optax.tree.set(
         opt_state,
-        learning_rate=jnp.asarray(rates.learning_rate(step), jnp.float32),
-        weight_decay=jnp.asarray(rates.weight_decay(step), jnp.float32),
+        learning_rate=jnp.asarray(rates.learning_rate(step), float),
+        weight_decay=jnp.asarray(rates.weight_decay(step), float),
     )
 
 
@@ -121,8 +164,8 @@ def matches(pattern: str, params: PyTree) -> PyTree:
     )
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _compiled(pattern: str, key: str = "") -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        raise ValueError(f"{key}{pattern!r} is no regular expression: {error}") from None

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from ood_jax import models, needs, openood, scorers, sharding
 from ood_jax.checkpoint import Restored
 from ood_jax.config import named_sources
-from ood_jax.data.sources import Source, open_source
+from ood_jax.data.sources import Source, cut, open_source
+from ood_jax.data.union import named
 from ood_jax.types import Net, Scorer
 
 BASELINES = ("pixels", "untrained")
@@ -91,10 +92,7 @@ def fitted_sets(config: ConfigDict) -> dict[str, Source]:
         )
     count = max(1, min(CALIBRATED, len(train) // 10))
     parts = {TRAIN: f"[:-{count}]", CALIBRATION: f"[-{count}:]"}
-    return {
-        name: open_source(config.data.train + part, root=config.data.root)
-        for name, part in parts.items()
-    }
+    return {name: cut(train, part) for name, part in parts.items()}
 
 
 def _benchmark(config: ConfigDict) -> openood.Benchmark:
@@ -145,8 +143,10 @@ def _validation(config: ConfigDict, outside: dict[str, str]) -> str:
         raise ValueError(
             "--tune needs OOD images that are in no test set: set score.validation to a source"
         )
+    ours = [part for _, part in named(spec)]
     for name, other in outside.items():
-        if spec == other or spec.startswith(f"{other}["):
+        theirs = [part for _, part in named(other)]
+        if any(one == two or one.startswith(f"{two}[") for one in ours for two in theirs):
             raise ValueError(
                 f"score.validation = {spec!r} lies in the OOD test set {name} = {other!r}: never"
                 " choose on what is tested; cut the test set, as in [1000:]"

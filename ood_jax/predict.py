@@ -106,8 +106,9 @@ def open_images(path: str) -> "Source":
     """
     from ood_jax.data.files import open_file
     from ood_jax.data.sources import KINDS, open_source
+    from ood_jax.data.union import singles
 
-    if path.partition(":")[0] in KINDS and not Path(path).exists():
+    if not Path(path).exists() and singles(path)[0].partition(":")[0] in KINDS:
         return open_source(path)
     if Path(path).is_dir():
         return open_source(f"folder:{path}")

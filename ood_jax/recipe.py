@@ -1,4 +1,7 @@
-"""From a command line to a config: a recipe file, its argument, and --config.key=value over it."""
+"""From a command line to a config: a recipe file, its argument, and --config.key=value over it.
+
+Of a run in stages --config.STAGE.key=value is of one stage, --config.key=value of every one.
+"""
 
 import difflib
 import importlib.util
@@ -13,6 +16,8 @@ from ml_collections import ConfigDict
 from ood_jax import overrides
 from ood_jax.config import base, flat, put
 
+METHOD = r"--?config\.(\w+\.)?method\.name="
+
 
 def load(argv: list[str]) -> ConfigDict:
     """The config that `--config=FILE[:ARGUMENT] [--config.key=value ...]` asks for, locked.
@@ -26,14 +31,15 @@ def load(argv: list[str]) -> ConfigDict:
         raise ValueError("give one --config=FILE, such as --config=configs/quickstart.py")
     config = _recipe(paths[0])
     given = overrides.split(argv)
-    for name in [text for key, text in given if key == "method.name"]:
-        config = _with_method(config, str(name))
-    if any(key == "method.preset" for key, _ in given):
+    for key, name in given:
+        if key.endswith("method.name"):
+            config = _with_methods(config, key.removesuffix("method.name").rstrip("."), str(name))
+    if any(key.endswith("method.preset") for key, _ in given):
         raise ValueError(
             "method.preset is chosen by the recipe's argument, such as"
             " --config=configs/dino_negatives.py:rot_imgn,cifar10,official"
         )
-    rest = [argument for argument in argv if not re.match(r"--?config\.method\.name=", argument)]
+    rest = [argument for argument in argv if not re.match(METHOD, argument)]
     config = override(config, rest, ("",))
     config.lock()
     return config
@@ -52,13 +58,16 @@ def override(config: ConfigDict, argv: Iterable[str], keys: tuple[str, ...]) -> 
         type.
     """
     config = config.copy_and_resolve_references()
-    known = {key: value for key, value in flat(config).items() if key.startswith(keys)}
+    whole = flat(config)
+    known = {key: value for key, value in whole.items() if key.startswith(keys)}
     texts: dict[str, list[str | bool]] = {}
-    for key, text in overrides.split(argv):
-        if key in flat(config) and key not in known:
-            raise ValueError(f"{key} is the checkpoint's; what may change: {', '.join(keys)}")
-        overrides.check_key(key, known)
-        texts.setdefault(key, []).append(text)
+    for given, text in overrides.split(argv):
+        of_stages = [f"{stage}.{given}" for stage in config.stages]
+        for key in [key for key in of_stages if key in whole and given not in whole] or [given]:
+            if key in whole and key not in known:
+                raise ValueError(f"{key} is the checkpoint's; what may change: {', '.join(keys)}")
+            overrides.check_key(key, known)
+            texts.setdefault(key, []).append(text)
     with config.unlocked():
         for key, values in texts.items():
             put(config, key, overrides.parse(key, values, known[key]))
@@ -96,6 +105,19 @@ def _recipe(spec: str) -> ConfigDict:
     except (AttributeError, KeyError, TypeError) as error:  # a locked config's answers to a typo
         text = re.sub(r"Other fields present: .*}\W*", "", " ".join(str(error).split()))
         raise ValueError(f"--config={spec}: {text}") from error
+
+
+def _with_methods(config: ConfigDict, stage: str, name: str) -> ConfigDict:
+    """`config` with another method, in the stage `stage` of a run that has several."""
+    if not config.stages and not stage:
+        return _with_method(config, name)
+    if stage not in config.stages:
+        asked = ", ".join(f"--config.{stage}.method.name" for stage in config.stages)
+        raise ValueError(f"method.name is of one stage: use {asked or '--config.method.name'}")
+    changed = _with_method(config[stage], name)
+    with config.unlocked():
+        config[stage] = changed
+    return config
 
 
 def _with_method(config: ConfigDict, name: str) -> ConfigDict:

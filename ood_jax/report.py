@@ -1,11 +1,12 @@
 """Compares scored runs on one page: tables, histograms, ROC curves, features, worst mistakes.
 
-python -m ood_jax.report --workdirs=A,B,... --out=DIR [--projection=pca|tsne]
+python -m ood_jax.report --workdirs=A,B,... --out=DIR [--projection=pca|tsne] [--clp=ROOT]
 
 Each workdir holds results.json and the files that ood_jax.score left beside it; what is absent is
 left out, and the page says so. Runs that differ only in the seed share a row, with mean and sample
 deviation. --workdirs may be repeated. Writes DIR/report.html, one file with all in it, and the same
 as DIR/report.md with its pictures in DIR/figures/. Needs neither a GPU nor the checkpoints.
+ROOT is a folder that python -m ood_jax.clp wrote to: how hard OOD classes and images are to detect.
 """
 
 import sys
@@ -17,6 +18,7 @@ from ood_jax import command
 
 if TYPE_CHECKING:
     from ood_jax.reporting.blocks import Report, Section
+    from ood_jax.reporting.clp_read import Clp
     from ood_jax.reporting.variants import Variant
 
 PROJECTIONS = {"pca": "first two principal axes of the train features", "tsne": "t-SNE"}
@@ -36,19 +38,22 @@ GALLERY = (
 )
 
 
-def report(workdirs: Sequence[str], projection: str = "pca") -> "Report":
+def report(workdirs: Sequence[str], projection: str = "pca", clp: str | None = None) -> "Report":
     """Everything that the page says, from the files of `workdirs`.
 
     Args:
       projection: pca or tsne, of the features.
+      clp: the folder of ood_jax.clp's results; None = no section on them.
 
     Raises:
-      ValueError: a folder without results.json, or a results.json that cannot be read.
+      ValueError: a folder without results.json, or clp without clp.json; one that cannot be read.
     """
+    from ood_jax.reporting import clp_read
     from ood_jax.reporting.blocks import Report, clean
     from ood_jax.reporting.variants import variants
     from ood_jax.reporting.workdirs import read
 
+    confusion = None if clp is None else clp_read.read(clp)
     runs = []
     for workdir in dict.fromkeys(workdirs):
         _say(f"reading {workdir}")
@@ -63,11 +68,13 @@ def report(workdirs: Sequence[str], projection: str = "pca") -> "Report":
         f" {len(found)} {'setting' if len(found) == 1 else 'settings'}."
         " Higher scores = more out-of-distribution, everywhere."
     )
-    return Report(clean(title), lead, tuple(_sections(found, projection)))
+    return Report(clean(title), lead, tuple(_sections(found, projection, confusion)))
 
 
-def _sections(found: "Sequence[Variant]", projection: str) -> "list[Section]":
-    from ood_jax.reporting import across, curves, facts, figures, gallery, tables
+def _sections(
+    found: "Sequence[Variant]", projection: str, confusion: "Clp | None"
+) -> "list[Section]":
+    from ood_jax.reporting import across, clp, curves, facts, figures, gallery, rank_spread, tables
     from ood_jax.reporting import projection as projections
     from ood_jax.reporting.blocks import Section, Text
 
@@ -78,9 +85,12 @@ def _sections(found: "Sequence[Variant]", projection: str) -> "list[Section]":
         else "t-SNE of the features: distances between groups mean little."
     )
     per_variant = Text("Shown for the first run of each row of the tables.")
+    against = {}
+    if confusion is not None:
+        against["AUROC against CLP"] = lambda: clp.against_clp(found, confusion)
     makers = {
         "What was compared": lambda: facts.compared(found),
-        "Detection": lambda: tables.detection(found),
+        "Detection": lambda: [*tables.detection(found), *rank_spread.rank_spread(found)],
         "In distribution, and at the threshold": lambda: [
             *facts.in_distribution(found),
             *facts.thresholds(found),
@@ -90,6 +100,7 @@ def _sections(found: "Sequence[Variant]", projection: str) -> "list[Section]":
         "ROC curves": lambda: [Text(ROC), *figures.roc_curves(runs)],
         "Features": lambda: [described, per_variant, *projections.projections(found, projection)],
         "Worst mistakes": lambda: [Text(GALLERY), *gallery.gallery(found)],
+        **against,
         "Across runs": lambda: across.across(found),
         "Training": lambda: curves.curves(runs),
     }
@@ -148,6 +159,7 @@ def main(argv: Sequence[str]) -> int:
     add("--workdirs", action="append", required=True, metavar="A,B,...", help="scored runs")
     add("--out", required=True, metavar="DIR", help="where the report goes")
     add("--projection", choices=list(PROJECTIONS), default="pca", help="of the features")
+    add("--clp", metavar="ROOT", help="where python -m ood_jax.clp wrote to")
     options = parser.parse_args(argv)
     folder = Path(options.out).expanduser()
 
@@ -155,7 +167,7 @@ def main(argv: Sequence[str]) -> int:
         workdirs = split_folders(options.workdirs)
         if not workdirs:
             raise ValueError("--workdirs is empty: name one scored run or more")
-        write(report(workdirs, options.projection), folder)
+        write(report(workdirs, options.projection, options.clp), folder)
         _say(f"written: {folder / 'report.html'}, {folder / 'report.md'}")
 
     return command.answered(act, stopped="an earlier report is as it was, or partly new")

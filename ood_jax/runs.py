@@ -111,12 +111,32 @@ def finished(run: Run) -> dict[str, Any] | None:
         found = read_results(run.workdir / "results.json")
     except ValueError:
         return None
-    used = configs.flat(configs.from_json(json.dumps(found["config"])))
-    same = all(
-        used.get(key) == value for key, value in run.config.items() if key not in _WORKED_OUT
-    )
-    steps = used["train.steps"]
-    return found if same and _steps(run.config, used) == steps <= found["step"] else None
+    scored = configs.from_json(json.dumps(found["config"]))
+    earlier = configs.from_json(json.dumps(found.get("earlier_stages", {})))
+    stages = tuple(earlier) + run.config["stages"][-1:]
+    if stages != run.config["stages"]:
+        return None
+    if not all(_trained(_of_stage(run.config, stage), earlier[stage]) for stage in earlier):
+        return None
+    last = _of_stage(run.config, stages[-1]) if stages else run.config
+    done = _trained(last, scored) and scored.train.steps <= found["step"]
+    return found if done else None
+
+
+def _of_stage(asked: dict[str, Any], stage: str) -> dict[str, Any]:
+    """The keys of one stage of the whole config `asked`."""
+    return {
+        key.removeprefix(f"{stage}."): value
+        for key, value in asked.items()
+        if key.startswith(f"{stage}.")
+    }
+
+
+def _trained(asked: dict[str, Any], config: configs.ConfigDict) -> bool:
+    """Is `config`, of a run that was trained, what was asked for?"""
+    used = configs.flat(configs.complete(config))
+    same = all(used.get(key) == value for key, value in asked.items() if key not in _WORKED_OUT)
+    return same and _steps(asked, used) == used["train.steps"]
 
 
 def _steps(asked: dict[str, Any], used: dict[str, Any]) -> int:

@@ -70,7 +70,7 @@ def score_run(
 
     from ood_jax import plan as plans
     from ood_jax import results
-    from ood_jax.checkpoint import restore_for_scoring
+    from ood_jax.checkpoint import restore_for_scoring, stages_in
     from ood_jax.evaluate import evaluate
 
     path = _out(workdir, ood, out)
@@ -85,6 +85,7 @@ def score_run(
         "name": config.name or config.method.name,
         "step": restored.step,
         "config": json.loads(to_json(found.config)),
+        "earlier_stages": dict(list(stages_in(workdir).items())[:-1]),
         "in_distribution": found.in_distribution,
         "scorers": found.scorers,
         "sets": found.metrics,

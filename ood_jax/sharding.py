@@ -94,6 +94,35 @@ def on_each_device(mesh: Mesh, function: Callable[..., PyTree]) -> Callable[...,
     )
 
 
+def each_row(mesh: Mesh, block: int) -> Callable[..., PyTree]:
+    """rows(function, tree): function(one row's leaves, all rows' leaves) of every row, in blocks.
+
+    Leaves [R, ...], R divisible by the mesh -> [R, ...]. Each device takes its own rows, `block` at
+    once, against all rows, which it gathers: the transpose brings their gradients home. Backward
+    computes a block again, so that nothing of size [R, R] is ever kept. Under jit; `function` must
+    close over no array.
+
+    Raises:
+      ValueError: a block below 1.
+    """
+    if block < 1:
+        raise ValueError(f"block = {block} rows at once: use 1 or more")
+
+    def rows(function: Callable[[PyTree, PyTree], PyTree], own: PyTree) -> PyTree:
+        everyone = own
+        if mesh.size > 1:
+            everyone = jax.lax.all_gather(own, DATA, tiled=True)
+        one = jax.checkpoint(lambda row: function(row, everyone), prevent_cse=False)
+        return jax.lax.map(one, own, batch_size=block)
+
+    def on_mesh(function: Callable[[PyTree, PyTree], PyTree], tree: PyTree) -> PyTree:
+        if mesh.size == 1:
+            return rows(function, tree)
+        return on_each_device(mesh, lambda own, _: rows(function, own))(tree, ())
+
+    return on_mesh
+
+
 def check_batch(mesh: Mesh, batch: int, micro_batches: int = 1) -> None:
     """Refuses a batch that does not divide over the mesh.
 

@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 
 from ood_jax import optim, sharding
 from ood_jax.config import method_module
+from ood_jax.data.order import check_balanced
 from ood_jax.data.sources import Source, open_source
 from ood_jax.models import build as build_model
 from ood_jax.models import init_params
-from ood_jax.models.weights import load_weights
+from ood_jax.start import STAGE, load_start
 from ood_jax.types import Array, Aux, Batch, Method, Net, PyTree, TrainState, Update
 
 Metrics = dict[str, Array]
@@ -26,8 +27,8 @@ Metrics = dict[str, Array]
 class Run(NamedTuple):
     """What a run is made of, all of it checked.
 
-    start: (params, stats) of config.model.weights, in place of untrained ones: all of them, or the
-    trunk's where there is a head to train; None = no such file.
+    start: (params, stats) of config.model.weights that take the place of untrained ones; None =
+    there are none, or an earlier stage has yet to make them (see `started`).
     """
 
     config: ConfigDict
@@ -72,15 +73,26 @@ def prepare(config: ConfigDict) -> Run:
         )
     if method.classes:
         _check_labels(train, method.classes, config.method.name)
+    if config.data.balanced:
+        check_balanced(train.labels, method.classes)
     optimisers = tuple(optim.build(config, update.trains) for update in method.updates)
     rates = optim.schedules(config)
     if not method.updates:
         with config.unlocked():
             config.train.steps = 0
-    start = None
-    if config.model.weights:
-        start = load_weights(config, net, head=not method.updates)
-    return Run(config, mesh, train, auxiliary, net, method, optimisers, rates, start)
+    run = Run(config, mesh, train, auxiliary, net, method, optimisers, rates)
+    weights = config.model.weights
+    return started(run, weights) if weights and not weights.startswith(STAGE) else run
+
+
+def started(run: Run, weights: str) -> Run:
+    """`run` with what it begins with, from the file or workdir `weights`.
+
+    Raises:
+      ValueError: see `load_start`.
+    """
+    start = load_start(weights, run.config, run.net, head=not run.method.updates)
+    return run._replace(start=start)
 
 
 def _check_labels(train: Source, classes: int, method: str) -> None:
@@ -151,10 +163,17 @@ def init_state(run: Run) -> TrainState:
     net = run.net if run.method.init is None else run.net._replace(init=run.method.init)
     params, stats = init_params(net, run.config)
     if run.start is not None:
-        params, stats = params | run.start[0], stats | run.start[1]
+        params, stats = _merged(params, run.start[0]), _merged(stats, run.start[1])
     return jax.jit(rest, out_shardings=sharding.replicated(run.mesh))(
         *jax.device_get((params, stats))
     )
+
+
+def _merged(tree: PyTree, part: PyTree) -> PyTree:
+    """Nested dictionaries: `tree` with the leaves that `part` has."""
+    if not isinstance(part, dict):
+        return part
+    return tree | {key: _merged(tree.get(key), value) for key, value in part.items()}
 
 
 def make_step(

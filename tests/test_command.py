@@ -13,6 +13,7 @@ FLAGS = {
     "score": "--ood",
     "predict": "--images",
     "report": "--projection",
+    "clp": "--inside",
     "sweep": "--seeds",
     "prepare": "--labels",
 }

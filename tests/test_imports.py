@@ -12,7 +12,7 @@ PACKAGE = ROOT / "ood_jax"
 
 # A part may import what stands left of it, and its own files; nothing beside or right of it.
 LAYERS = (
-    ("types", "config"),
+    ("types", "config", "defaults"),
     ("views",),
     ("losses", "scorers", "metrics"),
     ("models", "data"),

@@ -225,7 +225,7 @@ def test_a_full_disk(recipe, tmp_path):
     ],
 )
 def test_how_a_run_ends(error, code, says, recipe, tmp_path, capsys, monkeypatch):
-    def end(*arguments):
+    def end(*_, **__):
         raise error
 
     monkeypatch.setattr(loop, "train", end)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 from scored_workdir import make
 
 from ood_jax import report
@@ -202,3 +203,31 @@ def test_runs_of_seven_sets_of_ten_thousand_images_take_seconds(tmp_path):
     began = time.monotonic()
     assert run(*folders, out=tmp_path / "out") == 0
     assert time.monotonic() - began < 20  # a third of the runs in a third of a minute
+
+
+def test_the_spread_of_ranks_is_of_variants_with_seeds(four, tmp_path):
+    out, _ = four
+    header, found = rows(written(out)[1], "Spread of OOD ranks between seeds, points")
+    assert len(header) == 6 and "mean" not in "".join(header)
+    assert [row[0].replace("\\", "") for row in found] == [
+        *("*dino (2 seeds)*", "exp_cosine", "knn", "*Baselines*", "exp_cosine@pixels")
+    ]
+    root = out.parent / "a,lr=1"
+    ranks = [
+        {row["image"]: row["ood_rank"] for row in rows_of(root / f"seed{seed}", "tin", "knn")}
+        for seed in (0, 1)
+    ]
+    spread = np.mean([abs(ranks[0][i] - ranks[1][i]) / 2**0.5 for i in ranks[0]])
+    assert found[2][2] == f"{spread:.1f}"
+    for seed, images in ((0, 10), (1, 11)):
+        make(tmp_path / str(seed), seed=seed, images=images, near=("tin",), far=())
+    assert run(tmp_path / "0", tmp_path / "1", out=tmp_path / "out") == 0
+    text = written(tmp_path / "out")[1]
+    assert "No spread of OOD ranks of dino: tin: its images differ between seeds." in text
+    assert run(tmp_path / "0", out=tmp_path / "out") == 0
+    assert "No setting has two seeds" in written(tmp_path / "out")[1]
+
+
+def rows_of(folder, name, scorer):
+    filters = [("set", "=", name), ("scorer", "=", scorer)]
+    return parquet.read_table(folder / "scores.parquet", filters=filters).to_pylist()

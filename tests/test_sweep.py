@@ -9,9 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from ood_jax import sweep
+from ood_jax.gather import markdown, show
 from ood_jax.runs import expand, finished
 from ood_jax.sweep import gather, launch, main, parse_setting
 
@@ -264,3 +267,34 @@ def test_a_signal_reaches_the_run_and_no_other_begins(recipe, tmp_path):
     rest, _ = process.communicate(timeout=20)
     assert rest.count("saved") == 1 and "began" not in rest
     assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_the_spread_of_ranks_stands_beside_auroc(recipe, tmp_path, capsys):
+    runs = expand([recipe], [], [0, 1], {"optim.lr": ["0.1", "0.2"]}, tmp_path)
+    assert launch(runs) == ([], 0)
+    for seed, run in enumerate(runs[:2]):
+        columns = {
+            "image": ["a", "b", "a", "b", f"{seed}a", "b"],
+            "index": [0, 1] * 3,
+            "set": ["svhn"] * 4 + ["dtd"] * 2,
+            "scorer": ["exp_cosine"] * 2 + ["pixels"] * 2 + ["exp_cosine"] * 2,
+            "ood_rank": [10.0 + 6 * seed, 50.0 - 8 * seed, 1.0, 1.0, 2.0, 2.0],
+        }
+        parquet.write_table(pa.table(columns), run.workdir / "scores.parquet")
+    gathered = gather(runs)
+    first, second = gathered["variants"].values()
+    # deviations of two ranks: |6| and |-8| over the root of 2
+    assert first["ood_rank_spread"] == {
+        "svhn": {"exp_cosine": pytest.approx(7 / 2**0.5), "pixels": 0}
+    }
+    assert first["ood_rank_left_out"] == ["dtd: its images differ between seeds"]
+    assert second["ood_rank_spread"] == {}
+    text = markdown(gathered)
+    assert "| variant | OOD set | scorer | AUROC, % | n | OOD rank, spread |" in text
+    row = "| tiny optim.lr=0.1 | {} | exp_cosine | 15.00 ± 7.07 | 2 | {} |"
+    assert row.format("svhn", "4.9") in text and row.format("dtd", "") in text
+    assert "No OOD rank, spread of tiny optim.lr=0.2: seed 0 has no scores.parquet." in text
+    show(gathered)
+    assert "4.9" in capsys.readouterr().out
+    alone = markdown(gather(runs[:1]))
+    assert "| scorer | AUROC, % | n |\n" in alone and "OOD rank" not in alone

@@ -12,6 +12,7 @@ import pytest
 from small_run import assert_close, tiny_config, write_images
 
 from ood_jax import loop, optim, sharding
+from ood_jax.config import stages_of
 from ood_jax.data.pipeline import train_batches
 from ood_jax.logs import read_metrics
 from ood_jax.recipe import load
@@ -187,18 +188,27 @@ VARIANTS = (
     "rot_indist,cifar10",
     "combined,cifar10,official",
 )
+SMALL = [
+    *(f"configs/{name}_cifar.py:cifar100,small" for name in ("simclr_joint", "supclr", "csi")),
+    *(f"configs/supervised_cifar.py:{variant}" for variant in ("resnet18", "cifar10,small")),
+]
 
 
 @pytest.mark.parametrize(
-    "recipe", [*RECIPES, *(f"configs/dino_negatives.py:{v}" for v in VARIANTS)]
+    "recipe", [*RECIPES, *SMALL, *(f"configs/dino_negatives.py:{v}" for v in VARIANTS)]
 )
 def test_every_recipe_has_a_step(recipe, tmp_path, monkeypatch):
     """Shapes only: the recipe's own network, views and optimiser, on stand-in data."""
     monkeypatch.chdir(ROOT)
-    config = load([f"--config={recipe}"])
+    for config in stages_of(load([f"--config={recipe}"])).values():
+        _check_step(config, tmp_path)
+
+
+def _check_step(config, folder):
     with config.unlocked():
-        config.data.train = write_images(tmp_path, "train", 512, labels=np.zeros(512, int))
-        config.data.auxiliary = config.data.auxiliary and write_images(tmp_path, "aux", 8)
+        labels = np.arange(2048) % max(config.head.outputs, 1)
+        config.data.train = write_images(folder, "train", 2048, labels=labels)
+        config.data.auxiliary = config.data.auxiliary and write_images(folder, "aux", 8)
     run = prepare(config)
     state = jax.eval_shape(lambda: init_state(run))
     size, batch = config.data.size, config.train.batch

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ood_jax.data.order import AUXILIARY, TRAIN, Order, local_rows
+from ood_jax.data.order import AUXILIARY, TRAIN, Balanced, Order, balanced_order, local_rows
 from ood_jax.data.source import Source
 from ood_jax.data.stream import THREADS, Rows, all_corrupt, evaluated, read_or_none, streamed
 
@@ -68,6 +68,7 @@ def train_batches(
     process_count: int = 1,
     workers: int = 0,
     memory: int = MEMORY,
+    balanced: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Endless batches from `start_step` on: this process's b = batch / process_count rows.
 
@@ -76,15 +77,23 @@ def train_batches(
     "skipped" int: corrupt images among the rows. Each of those is replaced by the next image of
     its set that can be read, and the index is that image's. Process p has the rows [p b, (p + 1) b)
     of the global batch, which depends on (seed, step) alone. `memory` bounds each set by itself.
+    balanced: for each slot a class of `train` is drawn, then an image of it, see order.Balanced; a
+    corrupt image is replaced by the next of its class where one can be read.
 
     Raises:
-      ValueError: the batch does not divide over the processes, or no image can be read.
+      ValueError: the batch does not divide over the processes, no image can be read, or `balanced`
+        with an image that has no label.
     """
     rows = local_rows(batch, process_index, process_count)
-    pairs = [(train, TRAIN)] + ([(auxiliary, AUXILIARY)] if auxiliary is not None else [])
+    part = rows.start, rows.stop - rows.start
+    order: Order | Balanced = Order(len(train), batch, seed, TRAIN, *part)
+    if balanced:
+        order = balanced_order(train.labels, batch, seed, *part)
+    pairs = [(train, order)]
+    if auxiliary is not None:
+        pairs.append((auxiliary, Order(len(auxiliary), batch, seed, AUXILIARY, *part)))
     feeds = []
-    for source, stream in pairs:
-        order = Order(len(source), batch, seed, stream, rows.start, rows.stop - rows.start)
+    for source, order in pairs:
         if fits(source, size, memory):
             feeds.append(_gathered(source, decoded(source, size), order, start_step))
         else:
@@ -141,10 +150,8 @@ def _joined(main: Iterator[Rows], extra: Iterator[Rows] | None = None) -> Iterat
         yield out | {"skipped": skipped}
 
 
-def _gathered(source: Source, whole: Images, order: Order, step: int) -> Iterator[Rows]:
-    good = np.flatnonzero(whole.good)
-    # The first good index at or after each index, round the end: what stands in for a corrupt one.
-    instead = good[np.searchsorted(good, np.arange(len(source))) % len(good)]
+def _gathered(source: Source, whole: Images, order: Order | Balanced, step: int) -> Iterator[Rows]:
+    instead = order.readable(whole.good)
     labels = source.labels
     labels = np.full(len(source), -1, np.int32) if labels is None else labels
     while True:

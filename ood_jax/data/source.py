@@ -11,6 +11,22 @@ class CorruptImage(ValueError):
 
 
 @dataclass(frozen=True)
+class Part:
+    """One source within a union.
+
+    name: unique in the union. spec: the text it was opened by. classes: names in the union of its
+    labels `first`, `first` + 1, ... rows, count: its images are rows, ..., rows + count - 1.
+    """
+
+    name: str
+    spec: str
+    classes: tuple[str, ...]
+    first: int
+    rows: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Source:
     """N images in a fixed order, decoded one at a time.
 
@@ -19,7 +35,7 @@ class Source:
     for result tables. classes: names of the labels, () = unknown. read_labels: int64 [M] of the
     same indices -> int32 [M], -1 = none; None = the set has no labels. array: uint8
     [count, H, W, 3], where all images lie in memory or in a memory-mapped file. rows: int64 [N],
-    which images, in order; None = all.
+    which images, in order; None = all. parts: of a union, as far as `rows` leaves them; () = none.
     """
 
     spec: str
@@ -30,6 +46,7 @@ class Source:
     read_labels: Callable[[np.ndarray], np.ndarray] | None = None
     array: np.ndarray | None = None
     rows: np.ndarray | None = None
+    parts: tuple[Part, ...] = ()
 
     def __len__(self) -> int:
         return self.count if self.rows is None else len(self.rows)
@@ -87,7 +104,7 @@ def from_array(
 
 
 def take(source: Source, rows: np.ndarray, spec: str) -> Source:
-    """The images `rows` (int64 [M]) of a source, in that order; labels keep their numbers.
+    """The images `rows` (int64 [M], ascending) of a source; labels keep their numbers.
 
     Raises:
       ValueError: no image is left.
@@ -97,4 +114,11 @@ def take(source: Source, rows: np.ndarray, spec: str) -> Source:
             f"{spec!r} leaves none of the {len(source)} images of {source.spec!r}:"
             " widen the slice or the classes"
         )
-    return replace(source, spec=spec, rows=rows if source.rows is None else source.rows[rows])
+    picked = rows if source.rows is None else source.rows[rows]
+    parts = tuple(_cut(part, rows) for part in source.parts)
+    return replace(source, spec=spec, rows=picked, parts=parts)
+
+
+def _cut(part: Part, rows: np.ndarray) -> Part:
+    start, stop = np.searchsorted(rows, (part.rows, part.rows + part.count))
+    return replace(part, rows=int(start), count=int(stop - start))

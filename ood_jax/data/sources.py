@@ -1,4 +1,8 @@
-"""From the text of a source to the images: KIND:WHERE, then any number of [filters]."""
+"""From the text of a source to the images: KIND:WHERE, then any number of [filters].
+
+`A + B` is the union of sources, each perhaps named, NAME=A + NAME=B, and cut as a whole by filters
+behind parentheses, (A + B)[:1000].
+"""
 
 import difflib
 import re
@@ -6,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ood_jax.data.source import CorruptImage, Source, take
+from ood_jax.data.source import CorruptImage, Part, Source, take
+from ood_jax.data.union import inside, named, split, uncut, union
 
-__all__ = ["KINDS", "CorruptImage", "Source", "open_source"]
+__all__ = ["KINDS", "CorruptImage", "Part", "Source", "cut", "open_source"]
 
 KINDS = {
     "tfds": "tfds:NAME[/config][:split]",
@@ -26,16 +31,32 @@ def open_source(spec: str, *, root: str = "") -> Source:
     """Opens a source; KINDS has the forms, FILTERS what may follow, applied from left to right.
 
     Relative paths, the paths in lists and prepared TFDS sets lie in `root`, if given. Filters by
-    class leave the labels' numbers as they are.
+    class leave the labels' numbers as they are; how a union numbers them is in union.py.
 
     Raises:
       ValueError: in one line what is wrong: the kind, the path, the contents or a filter.
     """
-    match = re.fullmatch(r"(?P<base>.*?)(?P<filters>(\[[^\[\]]*\])*)", spec.strip(), re.DOTALL)
-    assert match is not None  # both groups may be empty
-    source = _open(match["base"], root)
-    opened = match["base"]
-    for text in re.findall(r"\[([^\[\]]*)\]", match["filters"]):
+    spec = spec.strip()
+    if len(split(spec)) > 1:
+        return union([(name, open_source(one, root=root)) for name, one in named(spec)], spec)
+    base, filters = uncut(spec)
+    group = inside(base)
+    return cut(_open(base, root) if group is None else open_source(group, root=root), filters)
+
+
+def cut(source: Source, filters: str) -> Source:
+    """A source under more filters, such as "[:-1000]"; of a union they cut the whole.
+
+    Its spec opens the same images again.
+
+    Raises:
+      ValueError: what is wrong with a filter, or no image is left.
+    """
+    rest, filters = uncut(filters)
+    if rest:
+        raise ValueError(f"{rest!r} is no filter; write {FILTERS}")
+    opened = f"({source.spec})" if len(split(source.spec)) > 1 else source.spec
+    for text in re.findall(r"\[([^\[\]]*)\]", filters):
         opened += f"[{text}]"
         source = take(source, _rows(source, text.strip(), opened), opened)
     return source

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ood_jax.data.decode import fit
-from ood_jax.data.order import Order
+from ood_jax.data.order import Balanced, Order
 from ood_jax.data.source import CorruptImage, Source
 
 THREADS = 8  # Pillow releases the interpreter lock while it decodes and resizes
@@ -37,7 +37,9 @@ class Item(NamedTuple):
     skipped: int
 
 
-def streamed(source: Source, size: int, order: Order, step: int, workers: int) -> Iterator[Rows]:
+def streamed(
+    source: Source, size: int, order: Order | Balanced, step: int, workers: int
+) -> Iterator[Rows]:
     """The process's rows from `step` on, decoded in `workers` processes (0 = in threads).
 
     Raises:
@@ -50,7 +52,7 @@ def streamed(source: Source, size: int, order: Order, step: int, workers: int) -
         atexit.register(batches.close)
         return batches
     read = _in_threads(
-        lambda i: read_good(source, size, i), (order.rows(s).tolist() for s in count(step))
+        lambda i: read_good(source, size, i, order), (order.rows(s).tolist() for s in count(step))
     )
     return map(_stacked, read)
 
@@ -75,18 +77,17 @@ def evaluated(
         raise all_corrupt(source)
 
 
-def read_good(source: Source, size: int, i: int) -> Item:
-    """Image i at size x size, or the next one, round the end, that can be read.
+def read_good(source: Source, size: int, i: int, order: Order | Balanced) -> Item:
+    """Image i at size x size, or the first that `order` has instead and that can be read.
 
     Raises:
       ValueError: none can.
     """
-    for offset in range(len(source)):
-        j = (i + offset) % len(source)
+    for j in order.instead(i):
         image = read_or_none(source, size, j)
         if image is not None:
             label = source.labels_of(np.array([j]))
-            return Item(image, j, -1 if label is None else int(label[0]), int(offset > 0))
+            return Item(image, j, -1 if label is None else int(label[0]), int(j != i))
     raise all_corrupt(source)
 
 
@@ -129,7 +130,7 @@ def _check_grain(workers: int) -> None:
 
 
 def _in_processes(
-    source: Source, size: int, order: Order, step: int, workers: int
+    source: Source, size: int, order: Order | Balanced, step: int, workers: int
 ) -> Generator[Rows]:
     import grain
     from absl import flags
@@ -138,7 +139,7 @@ def _in_processes(
         flags.FLAGS(["ood_jax"])
     items = grain.MapDataset.range(step * order.length, ENDLESS)
     dataset = (
-        items.map(lambda k: read_good(source, size, order.item(int(k))))
+        items.map(lambda k: read_good(source, size, order.item(int(k)), order))
         .batch(order.length, batch_fn=_stacked)
         .to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
         .mp_prefetch(

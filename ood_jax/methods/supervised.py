@@ -1,6 +1,6 @@
 """Supervised classification: the baseline that scores with labels are compared on.
 
-Cross-entropy with label smoothing on one random crop of each image (METHODS: section 6).
+Cross-entropy with label smoothing on one random view of each image (METHODS: section 6).
 """
 
 from typing import Any
@@ -10,14 +10,16 @@ from ml_collections import ConfigDict
 
 from ood_jax.losses.classify import cross_entropy
 from ood_jax.types import Array, Aux, Batch, Method, Net, PyTree, TrainState, Update
-from ood_jax.views.crops import multi_view
-from ood_jax.views.specs import View, check_views
+from ood_jax.views.crops import multi_view, simclr_view
+from ood_jax.views.specs import check_views
 
 DEFAULTS: dict[str, Any] = dict(
     label_smoothing=0.0,  # share of each target that is spread over all classes
     crop_scale=(0.25, 1.0),  # share of the image's area in a crop
     crop_ratio=(3 / 4, 4 / 3),  # width / height of a crop
     flip=0.5,  # probability
+    colour=0.0,  # strength of SimCLR's distortion; .5 is its transform for CIFAR
+    grey=0.0,  # probability
 )
 
 
@@ -29,7 +31,9 @@ def build(config: ConfigDict, net: Net) -> Method:
     """
     _check(config)
     m = config.method
-    view = View(config.model.image_size, m.crop_scale, m.crop_ratio, m.flip)
+    view = simclr_view(
+        config.model.image_size, scale=m.crop_scale, flip=m.flip, colour=m.colour, grey=m.grey
+    )._replace(ratio=m.crop_ratio)
     check_views((view,))
 
     def loss(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Aux]:

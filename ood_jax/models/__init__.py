@@ -21,10 +21,7 @@ class _Network(nn.Module):
 
     def __call__(self, images: Array, train: bool) -> Outputs:
         features = self.trunk(images, train)
-        if self.head is None:
-            return Outputs(features)
-        projections, logits = self.head(features)
-        return Outputs(features, projections, logits)
+        return Outputs(features) if self.head is None else self.head(features, train)
 
 
 def build(config: ConfigDict) -> Net:

@@ -1,4 +1,4 @@
-"""Heads: features -> projections -> logits over K outputs, or features -> logits."""
+"""Heads: features -> projections -> logits over K outputs, or either of the features."""
 
 from collections.abc import Callable
 
@@ -6,10 +6,18 @@ import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ood_jax.types import Array, LastLayer, PyTree
+from ood_jax.models.batch_norm import BatchNorm
+from ood_jax.types import Array, LastLayer, Outputs, PyTree
 
 NORMALISED = ("dino",)  # heads whose projections have norm 1
-HEADS = ("dino", "linear", "none")
+CLASSIFIERS = ("linear", "projection")  # heads whose logits are of classes
+HEADS = ("dino", "projection", "linear", "none")
+SIZES = {  # head -> its keys that must be at least this
+    "dino": {"layers": 1, "hidden": 1, "bottleneck": 1, "outputs": 1},
+    "projection": {"layers": 1, "hidden": 0, "bottleneck": 1, "outputs": 0, "second_outputs": 0},
+    "linear": {"outputs": 1},
+    "none": {},
+}
 
 
 def head(config: ConfigDict, dtype: str) -> nn.Module | None:
@@ -20,26 +28,31 @@ def head(config: ConfigDict, dtype: str) -> nn.Module | None:
     """
     if config.name not in HEADS:
         raise ValueError(f"head.name {config.name!r}: use {', '.join(HEADS)}")
+    for key, least in SIZES[config.name].items():
+        if config[key] < least:
+            raise ValueError(f"head.{key} = {config[key]}: use {least} or more")
     if config.name == "none":
         return None
-    mlp = ("layers", "hidden", "bottleneck") if config.name == "dino" else ()
-    for key in (*mlp, "outputs"):
-        if config[key] < 1:
-            raise ValueError(f"head.{key} = {config[key]}: use 1 or more")
+    kind = jnp.dtype(dtype)
     if config.name == "linear":
-        return LinearHead(outputs=config.outputs, dtype=jnp.dtype(dtype))
+        return LinearHead(outputs=config.outputs, dtype=kind)
+    if config.name == "projection":
+        keys = ("layers", "hidden", "bottleneck", "batch_norm", "outputs", "second_outputs")
+        return ProjectionHead(**{key: config[key] for key in keys}, dtype=kind)
     return DinoHead(
         layers=config.layers,
         hidden=config.hidden,
         bottleneck=config.bottleneck,
         outputs=config.outputs,
         train_gain=config.train_gain,
-        dtype=jnp.dtype(dtype),
+        dtype=kind,
     )
 
 
 def last_layer(config: ConfigDict) -> Callable[[PyTree], LastLayer] | None:
     """params -> the layer that the logits of the head that `config` describes come from."""
+    if config.name == "projection":
+        return _linear_layer if config.outputs else None
     return {"linear": _linear_layer, "dino": _dino_layer}.get(config.name)
 
 
@@ -57,14 +70,48 @@ def _dino_layer(params: PyTree) -> LastLayer:
 
 
 class LinearHead(nn.Module):
-    """A classifier: features [B, D] -> (None, logits float32 [B, outputs])."""
+    """A classifier: features [B, D] -> logits float32 [B, outputs]."""
 
     outputs: int
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array) -> tuple[None, Array]:
-        return None, LinearLayer(self.outputs, self.dtype, name="linear")(x)
+    def __call__(self, x: Array, train: bool) -> Outputs:
+        return Outputs(x, logits=LinearLayer(self.outputs, self.dtype, name="linear")(x))
+
+
+class ProjectionHead(nn.Module):
+    """SimCLR's MLP (Chen et al. 2020) and, beside it on the same features, linear classifiers.
+
+    features [B, D] -> projections float32 [B, bottleneck], not normalised; logits float32
+    [B, outputs] and second_logits float32 [B, second_outputs], where these are not 0. Each of the
+    first layers - 1 layers is hidden wide (0 = D) with BatchNorm, if asked for, and ReLU.
+    """
+
+    layers: int
+    hidden: int
+    bottleneck: int
+    batch_norm: bool
+    outputs: int
+    second_outputs: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Outputs:
+        y = x
+        for i in range(self.layers - 1):
+            y = LinearLayer(self.hidden or x.shape[-1], self.dtype, name=f"mlp_{i}")(y)
+            if self.batch_norm:
+                y = BatchNorm(train, self.dtype, name=f"norm_{i}")(y)
+            y = nn.relu(y)
+        y = LinearLayer(self.bottleneck, self.dtype, name=f"mlp_{self.layers - 1}")(y)
+        names = {"linear": self.outputs, "second": self.second_outputs}
+        linear = {
+            name: LinearLayer(count, self.dtype, name=name)(x)
+            for name, count in names.items()
+            if count
+        }
+        return Outputs(x, y, linear.get("linear"), linear.get("second"))
 
 
 class LinearLayer(nn.Module):
@@ -85,7 +132,7 @@ class LinearLayer(nn.Module):
 class DinoHead(nn.Module):
     """DINO's head (Caron et al. 2021): MLP, L2 normalisation, weight-normalised linear layer.
 
-    features [B, D] -> (projections float32 [B, bottleneck], logits float32 [B, outputs]).
+    features [B, D] -> projections float32 [B, bottleneck], logits float32 [B, outputs].
     """
 
     layers: int
@@ -96,8 +143,8 @@ class DinoHead(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        x = x.astype(self.dtype)
+    def __call__(self, features: Array, train: bool) -> Outputs:
+        x = features.astype(self.dtype)
         for i in range(self.layers):
             last = i == self.layers - 1
             x = nn.Dense(
@@ -110,7 +157,7 @@ class DinoHead(nn.Module):
                 x = nn.gelu(x, approximate=False)
         projections = l2_normalise(x.astype(jnp.float32))
         last_layer = WeightNormDense(self.outputs, self.train_gain, self.dtype, name="last")
-        return projections, last_layer(projections)
+        return Outputs(features, projections, last_layer(projections))
 
 
 class WeightNormDense(nn.Module):

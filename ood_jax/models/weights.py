@@ -44,19 +44,19 @@ def load_weights(config: ConfigDict, net: Net, *, head: bool = True) -> tuple[Py
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     shapes = jax.eval_shape(lambda: init_params(net, config))
-    wanted = _flat(dict(zip(("params", "stats"), shapes, strict=True)))
+    wanted = flat_arrays(dict(zip(("params", "stats"), shapes, strict=True)))
     if not head:
         wanted = {name: x for name, x in wanted.items() if "/head/" not in name}
     headless = not any("/head/" in name for name in wanted)
     found = {
         name: x
-        for name, x in _flat({"params": params, "stats": stats}).items()
+        for name, x in flat_arrays({"params": params, "stats": stats}).items()
         if not (headless and "/head/" in name)
     }
     if POSITION in found and POSITION in wanted:
         found[POSITION] = _resized(found[POSITION], wanted[POSITION].shape)
     _check(path, found, wanted, unknown)
-    return _nested(found, "params"), _nested(found, "stats")
+    return nested_arrays(found, "params"), nested_arrays(found, "stats")
 
 
 def _resized(position: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -83,7 +83,7 @@ def _check(path: str, found: Arrays, wanted: Arrays, unknown: list[str]) -> None
             for name in other
         ],
     }
-    texts = [f"{what}: {_some(names)}" for what, names in problems.items() if names]
+    texts = [f"{what}: {some(names)}" for what, names in problems.items() if names]
     if texts:
         raise ValueError(
             f"{path} is of another network. {'; '.join(texts)}. Set model.* and head.* to the"
@@ -92,17 +92,20 @@ def _check(path: str, found: Arrays, wanted: Arrays, unknown: list[str]) -> None
         )
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first few names of arrays, for a message."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(name.removeprefix("params/") for name in names[:SHOWN]) + more
 
 
-def _flat(tree: PyTree) -> Arrays:
+def flat_arrays(tree: PyTree) -> Arrays:
+    """Leaves by the names of their paths, such as params/trunk/norm_1/scale."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _nested(arrays: Arrays, root: str) -> PyTree:
+def nested_arrays(arrays: Arrays, root: str) -> PyTree:
+    """The tree below `root` of arrays named as `flat_arrays` names them, float32 on the host."""
     tree: dict[str, Any] = {}
     for name, value in arrays.items():
         first, *parents, leaf = name.split("/")

@@ -92,7 +92,7 @@ def _panel(points: list[Point], names: list[str], key: str, axis: str, group: st
         marks = []
         for variant in present:
             own = [p for p in points if p.variant == variant]
-            style: Any = {"color": _colour(variant), "marker": plots.MARKERS[variant % 7]}
+            style: Any = {"color": colour(variant), "marker": plots.MARKERS[variant % 7]}
             marks.append(
                 panel.scatter([p.measure for p in own], [p.auroc for p in own], s=34, **style)
             )
@@ -110,6 +110,7 @@ def _panel(points: list[Point], names: list[str], key: str, axis: str, group: st
     )
 
 
-def _colour(number: int) -> str:
+def colour(number: int) -> str:
+    """Of the variant `number`, in every picture that sets variants side by side."""
     colours = (plots.INSIDE, *plots.COLOURS)
     return colours[number % len(colours)]

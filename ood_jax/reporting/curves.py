@@ -29,7 +29,7 @@ def curves(runs: Sequence[Run]) -> list[Block]:
         if "metrics" in run.missing
     ]
     names = dict.fromkeys(name for run in runs for row in run.metrics for name in row)
-    ordered = sorted(names, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+    ordered = sorted(names, key=_place)
     drawn = [(name, found) for name in ordered if (found := _curves(runs, name))]
     if not drawn:
         return [*out, LeftOut("No training metrics: there are no curves.")]
@@ -42,9 +42,19 @@ def curves(runs: Sequence[Run]) -> list[Block]:
     return [*out, Panels("", clean(caption), tuple(panels))]
 
 
+def _place(name: str) -> int:
+    """Among the panels; a metric of a stage stands beside that of the others."""
+    bare = _bare(name)
+    return FIRST.index(bare) if bare in FIRST else len(FIRST)
+
+
+def _bare(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
 def _curves(runs: Sequence[Run], name: str) -> Curves:
     """The runs that logged `name` at least twice; values that are no numbers break the line."""
-    if name in NOT_SHOWN:
+    if _bare(name) in NOT_SHOWN:
         return []
     found = []
     for number, run in enumerate(runs):

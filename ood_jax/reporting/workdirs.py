@@ -4,27 +4,33 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ood_jax.config import named_sources
+from ood_jax.config import INCIDENTAL, named_sources
 from ood_jax.logs import FILE, read_metrics
 from ood_jax.reporting.blocks import clean
 
+if TYPE_CHECKING:
+    from ood_jax.openood import Benchmark
+
 SCHEMAS = (1, 2)
 TEST, TRAIN = "test", "train"
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OSError, zipfile.BadZipFile)
+WHEN = ("step", "time")  # of a line of metrics, no metrics themselves
 
 
 class Scores(NamedTuple):
     """One set under the run's first scorer, higher = more OOD.
 
-    images: its names, a pyarrow array. rows: int [N], numbers in the source. scores: float64 [N].
-    ranks: float64 [N], percent.
+    images: its names, a pyarrow array. rows: int [N], numbers in the source. labels: int [N], -1 =
+    none. scores: float64 [N]. ranks: float64 [N], percent.
     """
 
     images: Any
     rows: np.ndarray
+    labels: np.ndarray
     scores: np.ndarray
     ranks: np.ndarray
 
@@ -32,9 +38,11 @@ class Scores(NamedTuple):
 class Run(NamedTuple):
     """One scored workdir.
 
-    label: what pictures call it. config: "a.b" -> value. primary: its first scorer. scores: set ->
-    Scores of `primary`. examples: the arrays of examples.npz. metrics: lines of metrics.jsonl.
-    missing: "scores", "examples" or "metrics" -> why there is none.
+    label: what pictures call it. config: "a.b" -> value, and "STAGE.a.b" of what trained before the
+    stage that was scored. primary: its first scorer. scores: set ->
+    Scores of `primary`. examples: the arrays of examples.npz. metrics: lines of metrics.jsonl, of
+    every stage as "STAGE/name" where the run has stages. missing: "scores", "examples" or "metrics"
+    -> why there is none.
     """
 
     workdir: str
@@ -63,28 +71,45 @@ def read(workdir: str) -> Run:
 
     def optional(kind: str, name: str, reader: Callable[[Path], Any], empty: Any) -> Any:
         if not (folder / name).is_file():
-            missing[kind] = f"no {name}"
-            return empty
-        try:
-            return reader(folder / name)
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as e:
-            missing[kind] = clean(f"{name} cannot be read ({type(e).__name__}: {e})")
-            return empty
+            reason = f"no {name}"
+        else:
+            try:
+                return reader(folder / name)
+            except UNREADABLE as error:
+                reason = clean(f"{name} cannot be read ({type(error).__name__}: {error})")
+        missing[kind] = f"{missing[kind]}; {reason}" if kind in missing else reason
+        return empty
 
+    prefixes = [f"{stage}/" if stage else "" for stage in _stages(folder)]
     name = clean(results["name"])
     return Run(
         workdir,
         name,
         name,
         results["step"],
-        _flat(results["config"]),
+        _flat(results["config"]) | _earlier(results),
         results,
         primary,
         optional("scores", "scores.parquet", lambda path: _scores(path, primary), {}),
         optional("examples", "examples.npz", _examples, {}),
-        optional("metrics", FILE, lambda path: read_metrics(path.parent), []),
+        [
+            {key if key in WHEN else prefix + key: value for key, value in row.items()}
+            for prefix in prefixes
+            for row in optional(
+                "metrics", prefix + FILE, lambda path: read_metrics(path.parent), []
+            )
+        ],
         missing,
     )
+
+
+def _stages(folder: Path) -> list[str]:
+    """The run's stages, in whose folders their training outputs lie; [""] of a run without."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return [str(stage) for stage in found["stages"]] or [""]
+    except (OSError, ValueError, KeyError, TypeError):  # of an earlier version, or scored elsewhere
+        return [""]
 
 
 def _results(path: Path) -> dict[str, Any]:
@@ -109,11 +134,11 @@ def _results(path: Path) -> dict[str, Any]:
 def _check_shape(path: Path, found: dict[str, Any]) -> None:
     kinds = {"name": str, "step": int, "config": dict, "in_distribution": dict, "sets": dict}
     wrong = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
-    optional = ("near", "far", "scorers", "not_scored", "skipped", "groups")
+    optional = ("near", "far", "scorers", "not_scored", "skipped", "groups", "earlier_stages")
     wrong += [key for key in optional if not isinstance(found.get(key, {}), dict)]
     if not wrong:
         trees = [*found["sets"].values(), found.get("near", {}), found.get("far", {})]
-        trees.append(found.get("scorers", {}))
+        trees += [found.get("scorers", {}), found.get("earlier_stages", {})]
         whole = all(
             isinstance(tree, dict) and all(isinstance(inner, dict) for inner in tree.values())
             for tree in trees
@@ -138,22 +163,39 @@ def groups(run: Run) -> dict[str, list[str]]:
     return {"near": found.get("near", []), "far": found.get("far", []), "other": other}
 
 
-def _named_groups(config: dict[str, Any]) -> dict[str, Any]:
-    if name := config.get("score.benchmark"):
-        from ood_jax import openood
+def _named_groups(config: dict[str, Any]) -> dict[str, list[str]]:
+    return {group: list(named) for group, named in _outside(config).items()}
 
-        try:
-            benchmark = openood.benchmark(name)
-        except ValueError:  # of another version
-            return {}
-        return {"near": list(benchmark.near), "far": list(benchmark.far)}
+
+def sources(run: Run) -> dict[str, str]:
+    """Set -> its source as the config has it: "test", and the OOD sets that the config names."""
+    test = _benchmark(run.config)
+    inside = test.test if test else str(run.config.get("data.test") or "")
+    outside = _outside(run.config)
+    return {TEST: inside} | {
+        name: spec for named in outside.values() for name, spec in named.items()
+    }
+
+
+def _outside(config: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """near and far -> OOD set -> source; {} where this version cannot read them."""
+    named = _benchmark(config)
     try:
         return {
-            group: list(named_sources(tuple(config.get(f"score.{group}") or ())))
+            group: named_sources(
+                getattr(named, group) if named else tuple(config.get(f"score.{group}") or ())
+            )
             for group in ("near", "far")
         }
     except ValueError:
         return {}
+
+
+def _benchmark(config: dict[str, Any]) -> "Benchmark | None":
+    """The benchmark that was scored, None = none, or one of another version."""
+    from ood_jax import openood
+
+    return openood.BENCHMARKS.get(str(config.get("score.benchmark") or ""))
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -166,18 +208,31 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
+def _earlier(results: dict[str, Any]) -> dict[str, Any]:
+    """Of the stages before the scored one, what tells two runs apart; their seed is the run's."""
+    unlike = (*INCIDENTAL, "seed")
+    flat = {stage: _flat(tree) for stage, tree in results.get("earlier_stages", {}).items()}
+    return {
+        f"{stage}.{key}": value
+        for stage, config in flat.items()
+        for key, value in config.items()
+        if key not in unlike and not key.startswith("score.")
+    }
+
+
 def _scores(path: Path, scorer: str) -> dict[str, Scores]:
     from pyarrow import compute, parquet
 
-    columns = ["image", "index", "set", "score", "ood_rank"]
+    columns = ["image", "index", "label", "set", "score", "ood_rank"]
     table = parquet.read_table(path, columns=columns, filters=[("scorer", "=", scorer)])
     found = {}
     for name in compute.unique(table["set"]).to_pylist():
         part = table.filter(compute.equal(table["set"], name))
         rows, scores, ranks = (part[c].to_numpy() for c in ("index", "score", "ood_rank"))
+        labels = compute.fill_null(part["label"], -1).to_numpy()
         if np.isnan(scores).any():
             raise ValueError(f"scores of {name} that are no numbers")
-        found[name] = Scores(part["image"], rows, scores, ranks)
+        found[name] = Scores(part["image"], rows, labels, scores, ranks)
     return found
 
 

@@ -13,9 +13,8 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from ood_jax.types import Array, Extra, Forward, Outputs
-from ood_jax.views.crops import evaluation_view, multi_view
+from ood_jax.views.crops import evaluation_view, multi_view, simclr_view
 from ood_jax.views.negatives import rotate_quarters
-from ood_jax.views.specs import View
 
 SCALE = (0.08, 1.0)  # share of the area that a crop has: OECL's text and code
 CSI_SCALE = (0.54, 0.54)  # CSI's evaluation: --resize_factor 0.54 --resize_fix, fixed
@@ -145,12 +144,6 @@ def _view(
     forward: Forward, images: Array, index: Array, number: Array, scale: tuple[float, float]
 ) -> Array:
     """Random view `number` of each image: normalised float32 [B, size, size, 3]."""
-    view = View(
-        forward.size,
-        scale,
-        jitter=(0.4, 0.4, 0.4, 0.1),
-        jitter_probability=0.8,
-        grey_probability=0.2,
-    )
+    view = simclr_view(forward.size, scale=scale)
     key = jax.random.fold_in(jax.random.key(KEY), number)
     return multi_view(images, index, key, (view,), mean=forward.mean, std=forward.std)[:, 0]

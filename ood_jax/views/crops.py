@@ -197,6 +197,40 @@ def evaluation_view(
     return ops.normalise(pixels, mean, std)
 
 
+def simclr_view(
+    size: int,
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    flip: float = 0.5,
+    colour: float = 0.5,
+    grey: float = 0.2,
+    blur: float = 0.0,
+) -> View:
+    """SimCLR's transform (Chen et al. 2020, appendix A): crop, flip, colour, grey, blur.
+
+    size: px. scale: share of the area in a crop. colour: strength s of the distortion, jitter
+    (.8, .8, .8, .2) s with probability .8; .5 for CIFAR, 1 for ImageNet. flip, grey, blur:
+    probabilities; SimCLR blurs with .5 at 224 px, sigma U(0.1, 2) px there and in proportion to
+    `size` elsewhere, and not at all at 32 px.
+
+    Raises:
+      ValueError: see `check_views`.
+    """
+    unit = size / 224
+    view = View(
+        size,
+        scale,
+        flip=flip,
+        jitter=(0.8 * colour, 0.8 * colour, 0.8 * colour, 0.2 * colour),
+        jitter_probability=0.8,
+        grey_probability=grey,
+        blur_probability=blur,
+        blur_radius=(0.1 * unit, 2.0 * unit),
+    )
+    check_views((view,))
+    return view
+
+
 def dino_views(
     *,
     global_size: int,

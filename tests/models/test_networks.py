@@ -39,19 +39,20 @@ IMAGES = RNG.normal(size=(3, 16, 16, 3)).astype(np.float32)
 
 
 @pytest.mark.parametrize(
-    ("head", "train_gain"), [("dino", True), ("dino", False), ("linear", True)]
+    ("head", "train_gain"),
+    [("dino", True), ("dino", False), ("linear", True), ("projection", True)],
 )
 def test_last_layer_gives_the_logits(head, train_gain):
     config = _config(head__name=head, head__train_gain=train_gain, model__depth=1)
     net = build(config)
-    params, _ = init_params(net, config)
+    params, stats = init_params(net, config)
     if "gain" in params["head"].get("last", {}):
         params["head"]["last"]["gain"] = jnp.linspace(0.5, 2, 5)
-    if head == "linear":
+    if head != "dino":
         params["head"]["linear"]["bias"] = jnp.linspace(-1, 1, 5)
-    outputs = _apply(net, params, {}, IMAGES)
+    outputs = _apply(net, params, stats, IMAGES)
     layer = net.last_layer(params)
-    assert layer.reads == {"dino": "projections", "linear": "features"}[head]
+    assert layer.reads == ("projections" if head == "dino" else "features")
     assert layer.kernel.dtype == layer.bias.dtype == np.float32
     inputs = getattr(outputs, layer.reads)
     np.testing.assert_allclose(inputs @ layer.kernel + layer.bias, outputs.logits, atol=1e-5)
@@ -64,6 +65,36 @@ def test_no_head_has_no_last_layer():
     params, _ = jax.eval_shape(lambda: init_params(net, config))
     outputs, _ = jax.eval_shape(partial(net.apply, train=False), params, {}, IMAGES)
     assert net.last_layer is None and outputs.logits is None and set(params) == {"trunk"}
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("hidden", [0, 6])
+def test_projection_head_against_numpy(batch_norm, hidden):
+    settings = {"head__hidden": hidden, "head__batch_norm": batch_norm, "head__bottleneck": 3}
+    config = _config(head__name="projection", head__second_outputs=4, model__depth=1, **settings)
+    net = build(config)
+    params, stats = init_params(net, config)
+    outputs, moved = net.apply(params, stats, IMAGES, train=True, key=jax.random.key(0))
+    x, head = np.asarray(outputs.features, np.float64), jax.device_get(params["head"])
+    assert ("head" in moved) == batch_norm
+
+    def linear(y, name):
+        return y @ head[name]["kernel"] + head[name]["bias"]
+
+    y = linear(x, "mlp_0")
+    assert y.shape == (3, hidden or 8)
+    if batch_norm:
+        y = (y - y.mean(0)) / np.sqrt(y.var(0) + 1e-5)
+    y = linear(np.maximum(y, 0), "mlp_1")
+    np.testing.assert_allclose(outputs.projections, y, atol=2e-4)
+    np.testing.assert_allclose(outputs.logits, linear(x, "linear"), atol=1e-5)
+    np.testing.assert_allclose(outputs.second_logits, linear(x, "second"), atol=1e-5)
+
+
+def test_projection_head_may_have_no_classifier():
+    config = _config(head__name="projection", head__outputs=0, model__depth=1)
+    net, _, outputs = _outputs(config, IMAGES)
+    assert outputs.logits is None and outputs.second_logits is None and net.last_layer is None
 
 
 def test_linear_logits_are_summed_in_float32():
@@ -216,8 +247,9 @@ def test_batch_norm_of_bfloat16_keeps_float32_statistics():
         ({"model__name": "resnet", "model__depth": 20}, r"use 10, 18, 34, 50, 101, 152"),
         ({"model__name": "resnet", "model__depth": 18, "model__stem": "big"}, "cifar or imagenet"),
         ({"model__layer_scale": -1.0}, r"model\.layer_scale -1\.0"),
-        ({"head__name": "mlp"}, "use dino, linear, none"),
+        ({"head__name": "mlp"}, "use dino, projection, linear, none"),
         ({"head__name": "linear", "head__outputs": 0}, r"head\.outputs = 0"),
+        ({"head__name": "projection", "head__outputs": -1}, r"head\.outputs = -1: use 0 or more"),
     ],
 )
 def test_mistakes(settings, says):

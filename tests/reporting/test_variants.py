@@ -89,3 +89,18 @@ def test_the_fixture_is_plain_json(tmp_path):
     make(tmp_path)
     text = (tmp_path / "results.json").read_text()
     json.loads(text, parse_constant=lambda word: pytest.fail(word))
+
+
+def test_runs_that_differ_in_an_earlier_stage_are_two_variants(tmp_path):
+    runs = []
+    for seed, rate in ((0, 0.1), (1, 0.1), (0, 0.2)):
+        folder = tmp_path / f"{rate},{seed}"
+        found = make(folder, seed=seed, images=4, points=4, steps=2)
+        earlier = {"seed": seed, "optim": {"lr": rate}, "data": {"root": f"{seed}"}}
+        found["earlier_stages"] = {"pretrain": earlier | {"score": {"keep": seed}}}
+        (folder / "results.json").write_text(json.dumps(found))
+        runs.append(workdirs.read(str(folder)))
+    assert [(v.name, len(v.runs)) for v in variants(runs)] == [
+        ("dino (pretrain.optim.lr=0.1)", 2),
+        ("dino (pretrain.optim.lr=0.2)", 1),
+    ]

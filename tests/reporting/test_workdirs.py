@@ -6,6 +6,7 @@ import pytest
 from scored_workdir import make
 
 from ood_jax import report
+from ood_jax.reporting import workdirs
 
 
 def run(folder, out):
@@ -98,3 +99,49 @@ def test_other_mistakes_on_the_command_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run(tmp_path / "w", tmp_path / "file") == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_curves_of_every_stage(tmp_path):
+    make(tmp_path / "w", images=8, steps=3)
+    lines = (tmp_path / "w/metrics.jsonl").read_text()
+    (tmp_path / "w/config.json").write_text(json.dumps({"stages": ["pretrain", "joint"]}))
+    for stage in ("pretrain", "joint"):
+        (tmp_path / "w" / stage).mkdir()
+        (tmp_path / "w" / stage / "metrics.jsonl").write_text(lines)
+    found = workdirs.read(str(tmp_path / "w"))
+    rows = [json.loads(line) for line in lines.splitlines()]
+    assert found.missing == {} and len(found.metrics) == 6
+    assert found.metrics[0].keys() == {"step", "time", *(f"pretrain/{k}" for k in rows[0])} - {
+        "pretrain/step",
+        "pretrain/time",
+    }
+    assert [row["joint/loss"] for row in found.metrics[3:]] == [row["loss"] for row in rows]
+    (tmp_path / "w/joint/metrics.jsonl").unlink()
+    assert run(tmp_path / "w", tmp_path / "out") == 0
+    text = words(tmp_path / "out")
+    assert "no joint/metrics.jsonl" in text and "pretrain/loss over training steps" in text
+    for name in ("pretrain/skipped", "joint/loss"):
+        assert f"{name} over training steps" not in text
+
+
+@pytest.mark.parametrize("config", ["{", "{}", '{"stages": []}', '{"stages": null}', "[]"])
+def test_a_run_of_one_stage_has_its_metrics_beside_the_results(tmp_path, config):
+    make(tmp_path / "w", images=8, steps=3)
+    (tmp_path / "w/config.json").write_text(config)
+    found = workdirs.read(str(tmp_path / "w"))
+    assert len(found.metrics) == 3 and "loss" in found.metrics[0]
+
+
+def test_sources_are_those_that_were_scored(tmp_path):
+    found = make(tmp_path / "w", images=8)
+    assert workdirs.sources(workdirs.read(str(tmp_path / "w"))) == {
+        "test": "npz:test.npz",
+        **{name: f"npz:{name}.npz" for name in found["sets"]},
+    }
+    found["config"]["score"] |= {"near": [], "far": [], "benchmark": "cifar10"}
+    (tmp_path / "w/results.json").write_text(json.dumps(found))
+    named = workdirs.sources(workdirs.read(str(tmp_path / "w")))
+    assert named["test"].startswith("list:") and {"cifar100", "texture"} < named.keys()
+    found["config"]["score"] |= {"near": ["no equals sign"], "benchmark": ""}
+    (tmp_path / "w/results.json").write_text(json.dumps(found))
+    assert workdirs.sources(workdirs.read(str(tmp_path / "w"))) == {"test": "npz:test.npz"}

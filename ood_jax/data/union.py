@@ -1,0 +1,154 @@
+"""Unions: several sources read as one, their labels numbered on from one to the next."""
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ood_jax.data.source import Part, Source
+
+TOGETHER = 4 * 1024**3  # bytes; parts in memory up to this size become one array
+
+# What begins a part: KIND:, behind names and parentheses. So a path may hold " + ".
+_BEGINS = r"(?:\(|[\w.-]+=)*\w+:"
+
+
+def split(spec: str) -> list[str]:
+    """The parts of a union `A + B + C` as text; one where `spec` is no union.
+
+    A plus with spaces round it parts them, outside parentheses.
+    """
+    out, start = [], 0
+    for plus in re.finditer(rf"\s\+\s+(?={_BEGINS})", spec):
+        before = spec[start : plus.start()]
+        if before.count("(") == before.count(")"):
+            out.append(before.strip())
+            start = plus.end()
+    return [*out, spec[start:].strip()]
+
+
+def named(spec: str) -> list[tuple[str, str]]:
+    """(name, source) of each part: `NAME=SOURCE`, or a source that is its own name.
+
+    Raises:
+      ValueError: two parts of one name.
+    """
+    out: list[tuple[str, str]] = []
+    for part in split(spec):
+        found = re.fullmatch(rf"([\w.-]+)=({_BEGINS}.*)", part, re.DOTALL)
+        name, source = (found[1], found[2]) if found else (part, part)
+        if name in dict(out):
+            raise ValueError(
+                f"{spec!r}: two parts are called {name!r}; name them apart, FIRST=... + SECOND=..."
+            )
+        out.append((name, source))
+    return out
+
+
+def uncut(spec: str) -> tuple[str, str]:
+    """What is cut and the filters that cut it: `(A + B)[:9]` -> "(A + B)", "[:9]"; not for unions,
+    whose filters belong to their last part."""
+    found = re.fullmatch(r"(?P<base>.*?)(?P<filters>(\[[^\[\]]*\])*)", spec, re.DOTALL)
+    assert found is not None  # both groups may be empty
+    return found["base"], found["filters"]
+
+
+def inside(base: str) -> str | None:
+    """What stands in the parentheses round all of `base`; None = there are none."""
+    return base[1:-1].strip() if base.startswith("(") and base.endswith(")") else None
+
+
+def singles(spec: str) -> list[str]:
+    """The sources that `spec` reads, one by one, without names, filters and parentheses.
+
+    Raises:
+      ValueError: two parts of one name.
+    """
+    parts = named(spec.strip())
+    if len(parts) > 1:
+        return [one for _, part in parts for one in singles(part)]
+    base, _ = uncut(parts[0][1])
+    group = inside(base)
+    return [base] if group is None else singles(group)
+
+
+def union(opened: Sequence[tuple[str, Source]], spec: str) -> Source:
+    """Sources, each under a name, one after another as one source called `spec`.
+
+    Class c of a part becomes class c + `Part.first`, where `first` counts the classes of the parts
+    before: the names that the source knows, else its largest label before any filter + 1. A part
+    without labels is one class. Classes are called NAME/CLASS, or NAME where there is but one.
+    """
+    sources = [source for _, source in opened]
+    parts: list[Part] = []
+    first = row = 0
+    for name, source in opened:
+        classes = _class_names(name, source)
+        parts.append(Part(name, source.spec, classes, first, row, len(source)))
+        first, row = first + len(classes), row + len(source)
+    starts = np.array([part.rows for part in parts])
+
+    def place(i: int) -> tuple[Source, int]:
+        k = int(np.searchsorted(starts, i, side="right")) - 1
+        return sources[k], int(i - starts[k])
+
+    def read(i: int) -> np.ndarray:
+        source, own = place(i)
+        return source.image(own)
+
+    def describe(i: int) -> str:
+        source, own = place(i)
+        return source.name(own)
+
+    return Source(
+        spec,
+        row,
+        read,
+        describe=describe,
+        classes=tuple(name for part in parts for name in part.classes),
+        read_labels=_labels(sources, parts),
+        array=_together(sources),
+        parts=tuple(parts),
+    )
+
+
+def _class_names(name: str, source: Source) -> tuple[str, ...]:
+    if source.read_labels is None:
+        return (name,)
+    if source.classes:
+        return tuple(f"{name}/{one}" for one in source.classes)
+    largest = int(source.read_labels(np.arange(source.count)).max())
+    return tuple(f"{name}/{label}" for label in range(largest + 1)) or (name,)
+
+
+def _labels(sources: Sequence[Source], parts: Sequence[Part]) -> Callable[[np.ndarray], np.ndarray]:
+    """int64 [M], images of the union -> int32 [M], their labels there."""
+    starts = np.array([part.rows for part in parts])
+
+    def of_part(k: int, own: np.ndarray) -> np.ndarray:
+        if parts[k].classes == (parts[k].name,):  # the whole part is one class
+            return np.full(len(own), parts[k].first, np.int32)
+        found = sources[k].labels_of(own)
+        assert found is not None
+        return np.where(found < 0, -1, found + parts[k].first)
+
+    def read_labels(rows: np.ndarray) -> np.ndarray:
+        out = np.empty(len(rows), np.int32)
+        owner = np.searchsorted(starts, rows, side="right") - 1
+        for k in np.unique(owner):
+            out[owner == k] = of_part(int(k), rows[owner == k] - starts[k])
+        return out
+
+    return read_labels
+
+
+def _together(sources: Sequence[Source]) -> np.ndarray | None:
+    """All images as one array; None = not all lie in memory, sizes differ, or they are too many."""
+    arrays = [s.array for s in sources if s.array is not None]
+    shapes = {array.shape[1:] for array in arrays}
+    if len(arrays) < len(sources) or len(shapes) > 1:
+        return None
+    if sum(map(len, sources)) * int(np.prod(shapes.pop())) > TOGETHER:
+        return None
+    whole = zip(arrays, sources, strict=True)
+    return np.concatenate([a if s.rows is None else a[s.rows] for a, s in whole])

@@ -1,0 +1,92 @@
+"""CSI: Tack et al. 2020, "Novelty detection via contrastive learning on distributionally shifted
+instances". Needs no labels.
+
+An image turned by k times 90 degrees is another image, and so a negative of itself; a linear
+classifier of the features tells by how much an image was turned (Eqs. 4-6). One shift is SimCLR.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ood_jax.losses.classify import cross_entropy
+from ood_jax.losses.contrastive import nt_xent
+from ood_jax.methods import _pairs
+from ood_jax.types import Array, Aux, Batch, Method, Net, Outputs, PyTree, TrainState, Update
+from ood_jax.views.negatives import rotate_quarters
+
+DEFAULTS: dict[str, Any] = dict(
+    temperature=0.5,
+    shifts=4,  # rotations by 90 degrees, the first by none; 1 = none
+    shift_weight=1.0,  # of the classifier's loss; 0 = no classifier
+    block=_pairs.BLOCK,
+    **_pairs.VIEWS,
+)
+
+
+def build(config: ConfigDict, net: Net) -> Method:
+    """The method as `config.method` sets it, on `net`; head.second_outputs is the shifts.
+
+    Raises:
+      ValueError: settings that make no sense together, before any compute.
+    """
+    _check(config)
+    m = config.method
+    rows = _pairs.row_map(config)
+    view = _pairs.view_of(config)
+    classified = m.shifts > 1 and m.shift_weight > 0
+
+    def loss(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Aux]:
+        z, outputs, stats = _pairs.forward(net, params, state.stats, batch["pair"], key)
+        contrastive = nt_xent(z, temperature=m.temperature, rows=rows).mean()  # Eq. 4
+        metrics = {"loss_contrastive": contrastive} | _pairs.monitors(z, rows)
+        value = contrastive
+        if classified:
+            shift, accuracy = _shift_loss(outputs, m.shifts)  # Eq. 5
+            value = contrastive + m.shift_weight * shift
+            metrics |= {"loss_shift": shift, "shift_accuracy": accuracy}
+        return value, Aux(stats, state.memory, metrics)
+
+    def views(host: Batch, key: Array) -> Batch:
+        images, index = shifted(host["image"], host["index"], m.shifts)
+        return {"pair": _pairs.two_views(config, view, images, index, key)}
+
+    return Method(updates=(Update(loss),), views=views, separable=False, warn=_pairs.warnings)
+
+
+def shifted(images: Array, index: Array, shifts: int) -> tuple[Array, Array]:
+    """Each image turned by 0 to shifts - 1 quarters, and a number for each of these.
+
+    uint8 [B, S, S, 3], int32 [B] -> uint8 [B shifts, S, S, 3], int32 [B shifts]; the shifts of an
+    image lie beside one another, so that they stay on its device.
+    """
+    turns = jnp.arange(shifts)
+    turned = jax.vmap(lambda image: jax.vmap(rotate_quarters, (None, 0))(image, turns))(images)
+    numbers = index[:, None] * shifts + turns
+    return turned.reshape(-1, *images.shape[1:]), numbers.reshape(-1)
+
+
+def _shift_loss(outputs: Outputs, shifts: int) -> tuple[Array, Array]:
+    """Mean cross-entropy and accuracy of shift logits [B shifts, 2, shifts]."""
+    assert outputs.second_logits is not None  # _check wants them
+    logits = outputs.second_logits.reshape(-1, shifts)
+    turned = jnp.tile(jnp.repeat(jnp.arange(shifts), 2), len(logits) // (2 * shifts))
+    entropies = cross_entropy(logits, turned, label_smoothing=0.0)
+    return entropies.mean(), jnp.mean(jnp.argmax(logits, -1) == turned)
+
+
+def _check(config: ConfigDict) -> None:
+    _pairs.check_contrast(config)
+    m = config.method
+    if not 1 <= m.shifts <= 4:
+        raise ValueError(f"method.shifts = {m.shifts}: use 1 (none) to 4 (all quarter turns)")
+    if m.shift_weight < 0:
+        raise ValueError(f"method.shift_weight = {m.shift_weight}: use 0 (no classifier) or more")
+    wanted = m.shifts if m.shifts > 1 and m.shift_weight else 0
+    if config.head.second_outputs != wanted:
+        raise ValueError(
+            f"head.second_outputs = {config.head.second_outputs}: with method.shifts = {m.shifts}"
+            f" and method.shift_weight = {m.shift_weight:g} use {wanted}"
+        )

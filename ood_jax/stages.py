@@ -1,0 +1,90 @@
+"""A run of several stages: each trains in WORKDIR/STAGE, and may begin where an earlier one ended.
+
+Stages that are done are skipped and the one under way goes on, so the same command finishes a run
+that was stopped in any of them. What scores the run reads its last stage.
+"""
+
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from ood_jax import loop
+from ood_jax.checkpoint import stages_in
+from ood_jax.config import staged, stages_of, to_json
+from ood_jax.start import STAGE, check_start
+from ood_jax.train import Run, prepare, started
+
+Runs = dict[str, Run]  # by stage, in order; {"": run} where there is but one
+
+
+def prepared(config: ConfigDict) -> Runs:
+    """Every stage of `config`, opened and checked before the first one costs anything.
+
+    Raises:
+      ValueError: whatever is wrong with a stage, naming it; one that begins with no earlier stage.
+    """
+    runs: Runs = {}
+    for stage, own in stages_of(config).items():
+        try:
+            runs[stage] = prepare(own)
+            if own.model.weights.startswith(STAGE):
+                _check_earlier(runs, stage)
+        except ValueError as error:
+            raise ValueError(f"stage {stage}: {error}" if stage else str(error)) from error
+    return runs
+
+
+def _check_earlier(runs: Runs, stage: str) -> None:
+    run = runs[stage]
+    name = run.config.model.weights.removeprefix(STAGE)
+    earlier = [other for other in runs if other != stage]
+    if name not in earlier:
+        raise ValueError(
+            f"model.weights = {STAGE + name!r}: the stages before it are {', '.join(earlier)}"
+            if earlier
+            else f"model.weights = {STAGE + name!r}: no stage comes before this one"
+        )
+    check_start(name, (runs[name].config, runs[name].net), (run.config, run.net))
+
+
+def train(runs: Runs, workdir: str) -> None:
+    """Trains every stage to its end, from where it stopped.
+
+    Raises:
+      ValueError, loop.Diverged, loop.Interrupted, OSError: see `loop.train`.
+    """
+    _open(runs, workdir)
+    folder = Path(workdir)
+    for stage, run in runs.items():
+        weights = run.config.model.weights
+        if weights.startswith(STAGE):
+            run = started(run, str(folder / weights.removeprefix(STAGE)))
+        loop.train(run, str(folder / stage), label=f"train {stage}".rstrip())
+
+
+def _open(runs: Runs, workdir: str) -> None:
+    """Writes the config of a run of several stages into its workdir, where it belongs there.
+
+    Raises:
+      ValueError: the workdir holds another run, or cannot be written.
+    """
+    stages, there = tuple(stage for stage in runs if stage), tuple(stages_in(workdir))
+    path = Path(workdir) / "config.json"
+    if path.exists() and there != stages:
+        raise ValueError(
+            f"{workdir} holds a run of {_named(there)}, this is one of {_named(stages)}:"
+            " use another --workdir"
+        )
+    if not stages:
+        return
+    for stage, run in runs.items():
+        loop.open_workdir(run, str(Path(workdir) / stage)).close()
+    if jax.process_index() == 0:
+        name = next(iter(runs.values())).config.name
+        whole = staged(name, **{stage: run.config for stage, run in runs.items()})
+        path.write_text(to_json(whole) + "\n")
+
+
+def _named(stages: tuple[str, ...]) -> str:
+    return f"the stages {', '.join(stages)}" if stages else "one stage"
