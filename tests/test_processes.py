@@ -8,10 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from small_run import assert_close, environment, final_state, write_recipe
+from test_stages import RECIPE
 
+from ood_jax.config import stages_of
 from ood_jax.logs import read_metrics
 from ood_jax.recipe import load
 
@@ -126,6 +129,30 @@ def test_two_go_on_where_one_stopped(folder, recipe, one, tmp_path):
     ended = _train(folder, recipe, workdir, 2)
     assert [code for code, _, _ in ended] == [0, 0], ended
     _assert_same(recipe, workdir, one)
+
+
+def test_stages_of_two_processes_are_those_of_one(folder, tmp_path):
+    """Negatives and BatchNorm cross from one to the other, and both read the stage before."""
+    path = tmp_path / "recipe.py"
+    path.write_text(RECIPE.format(tests=str(Path(__file__).parent)))
+    recipe = f"{path}:{tmp_path}"
+    for count in (1, 2):
+        ended = _train(folder, recipe, tmp_path / str(count), count)
+        assert [code for code, _, _ in ended] == [0] * count, ended
+    for stage, config in stages_of(load([f"--config={recipe}", *FLAGS])).items():
+        with config.unlocked():
+            config.model.weights = ""
+        one, two = (final_state(config, tmp_path / count / stage) for count in ("1", "2"))
+        assert int(one.step) == int(two.step) == STEPS
+        # BatchNorm over images that an untrained network hardly tells apart magnifies rounding.
+        assert_close(two.params, one.params, 2e-4)
+        assert_close(two.stats, one.stats, 2e-4)
+        losses = [[row["loss"] for row in read_metrics(tmp_path / n / stage)] for n in ("1", "2")]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    found = [json.loads((tmp_path / n / "results.json").read_text())["sets"] for n in ("1", "2")]
+    for name, by_scorer in found[0].items():
+        other = found[1][name]["mahalanobis"]
+        assert by_scorer["mahalanobis"]["auroc"] == pytest.approx(other["auroc"], abs=0.02)
 
 
 def test_some_devices_of_several_processes_are_refused(folder, recipe, tmp_path, monkeypatch):

@@ -38,7 +38,8 @@ def one_stage(folder: Path, classes: int):
     c.head.name, c.head.outputs, c.head.bottleneck = "projection", classes, 4
     c.method.class_weight = 1.0 if classes else 0.0
     c.data.auxiliary = ""
-    c.optim.freeze_epochs = 0.0
+    # Adam makes steps of rounding where a gradient is 0, as of a bias before BatchNorm.
+    c.optim.name, c.optim.lr, c.optim.lr_batch, c.optim.freeze_epochs = "sgd", 0.01, 0, 0.0
     c.train.epochs, c.train.checkpoint_every, c.train.log_every = 1.0, 1, 1
     c.score.scorers = ("mahalanobis",)
     return c

@@ -85,7 +85,8 @@ class ProjectionHead(nn.Module):
 
     features [B, D] -> projections float32 [B, bottleneck], not normalised; logits float32
     [B, outputs] and second_logits float32 [B, second_outputs], where these are not 0. Each of the
-    first layers - 1 layers is hidden wide (0 = D) with BatchNorm, if asked for, and ReLU.
+    first layers - 1 layers is hidden wide (0 = D) with BatchNorm, if asked for, and ReLU; a bias
+    before BatchNorm would do nothing, so there is none.
     """
 
     layers: int
@@ -100,7 +101,8 @@ class ProjectionHead(nn.Module):
     def __call__(self, x: Array, train: bool) -> Outputs:
         y = x
         for i in range(self.layers - 1):
-            y = LinearLayer(self.hidden or x.shape[-1], self.dtype, name=f"mlp_{i}")(y)
+            width = self.hidden or x.shape[-1]
+            y = LinearLayer(width, self.dtype, not self.batch_norm, name=f"mlp_{i}")(y)
             if self.batch_norm:
                 y = BatchNorm(train, self.dtype, name=f"norm_{i}")(y)
             y = nn.relu(y)
@@ -119,14 +121,17 @@ class LinearLayer(nn.Module):
 
     outputs: int
     dtype: jnp.dtype
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         kernel = self.param("kernel", uniform, (x.shape[-1], self.outputs))
-        bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        return jnp.matmul(x, kernel, preferred_element_type=jnp.float32) + bias
+        y = jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
+        if not self.use_bias:
+            return y
+        return y + self.param("bias", nn.initializers.zeros, (self.outputs,))
 
 
 class DinoHead(nn.Module):

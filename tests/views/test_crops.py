@@ -249,6 +249,23 @@ def test_evaluation_view(images):
     np.testing.assert_allclose(out, np.clip(expected, 0, 1), atol=2e-6)
 
 
+def test_simclr_view_is_the_papers_at_any_size():
+    small = crops.simclr_view(32)
+    assert small.scale == (0.08, 1.0) and small.flip == 0.5 and small.ratio == (3 / 4, 4 / 3)
+    np.testing.assert_allclose(small.jitter, (0.4, 0.4, 0.4, 0.1))
+    assert (small.jitter_probability, small.grey_probability, small.blur_probability) == (
+        0.8,
+        0.2,
+        0,
+    )
+    large = crops.simclr_view(448, colour=1.0, blur=0.5)
+    np.testing.assert_allclose(large.jitter, (0.8, 0.8, 0.8, 0.2))
+    assert large.blur_probability == 0.5
+    np.testing.assert_allclose(large.blur_radius, (0.2, 4.0))
+    with pytest.raises(ValueError, match="hue"):
+        crops.simclr_view(32, colour=3.0)
+
+
 def test_dino_views_are_the_papers():
     first, second, local = (
         *(
