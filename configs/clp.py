@@ -17,7 +17,7 @@ Paper, range of class-wise CLP: CIFAR-10 in, CIFAR-100 out -7.4 to -0.8, SVHN ou
 noise out -15.7; CIFAR-100 in, CIFAR-10 out -4.5 to -2.6. Here: small not run, paper not run.
 """
 
-from ood_jax.config import base
+from simclr_joint_cifar import cifar
 
 SIZES = ("small", "paper")
 NOISE = "noise:gaussian/6000"  # one part to train on, another to test on
@@ -27,7 +27,7 @@ def get_config(size: str = "small"):
     if size not in SIZES:
         raise ValueError(f"size {size!r}: use {', '.join(SIZES)}")
     small = size == "small"
-    c = base("supervised")
+    c = cifar("supervised", "cifar10", small)
     c.name = f"clp_{size}"
     c.data.train = (
         "cifar10=npz:cifar10-train.npz[:-1000] + cifar100=npz:cifar100-train.npz"
@@ -37,32 +37,16 @@ def get_config(size: str = "small"):
         f"cifar10=npz:cifar10-test.npz + cifar100=npz:cifar100-test.npz + noise={NOISE}[5000:]"
     )
     c.data.balanced = True
-    c.data.mean = (0.4914, 0.4822, 0.4465)
-    c.data.std = (0.247, 0.2435, 0.2616)
+    if not small:
+        c.model.depth, c.model.width = 34, 64
+    c.head.name, c.head.outputs = "linear", 111
 
-    c.model.name = "resnet"
-    c.model.depth = 10 if small else 34
-    c.model.width = 16 if small else 64
-    c.model.stride = 2 if small else 1
-    c.model.norm = "batch"
-    c.model.image_size = 32
-    c.head.name = "linear"
-    c.head.outputs = 111
-
-    c.optim.name = "sgd"
-    c.optim.momentum = 0.9
-    c.optim.lr = 0.2
-    c.optim.lr_batch = 0
-    c.optim.min_lr = 0.0
+    c.optim.name, c.optim.lr = "sgd", 0.2
     c.optim.warmup_epochs = 0.0
-    c.optim.weight_decay = 1e-6
-    c.optim.weight_decay_end = 1e-6
     c.optim.no_decay = ""
-    c.optim.clip = 0.0
-    c.optim.freeze_epochs = 0.0
     c.train.batch = 256 if small else 1024
     c.train.epochs = 5.0 if small else 500.0
 
-    c.score.calibration = "npz:cifar10-train.npz[-1000:]"
+    c.score.near, c.score.validation = (), ""
     c.score.scorers = ("msp",)
     return c

@@ -1,14 +1,11 @@
 """Class-balanced batches: how often, i.i.d., the same for every feed, process count and resume."""
 
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from feeds import assert_processes_feed_the_same
 from PIL import Image
 
 from ood_jax.data.order import Balanced, Order, balanced_order, check_balanced
@@ -145,28 +142,9 @@ def test_stand_ins_are_the_same_one_by_one_and_all_at_once(kind):
 
 def test_worker_processes_feed_the_same_batches(damaged, tmp_path):
     pytest.importorskip("grain")
-    program = tmp_path / "feed.py"
-    program.write_text(
-        "import numpy as np\n"
-        "from ood_jax.data.pipeline import train_batches\n"
-        "from ood_jax.data.sources import open_source\n"
-        "if __name__ == '__main__':\n"
-        f"    source = open_source('folder:{tmp_path}/images')\n"
-        "    options = dict(batch=8, size=6, seed=2, start_step=3, balanced=True)\n"
-        "    alone = train_batches(source, **options)\n"
-        "    shared = train_batches(source, workers=2, memory=0, **options)\n"
-        "    for _ in range(4):\n"
-        "        expected, got = next(alone), next(shared)\n"
-        "        for key in expected:\n"
-        "            np.testing.assert_array_equal(got[key], expected[key])\n"
-        "    print('the same')\n"
+    assert_processes_feed_the_same(
+        tmp_path / "feed.py", tmp_path / "images", "batch=8, balanced=True"
     )
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, str(program)],
-        capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": path},
-    )  # fmt: skip
-    assert done.stdout == "the same\n", done.stderr
 
 
 def test_what_cannot_be_balanced():

@@ -2,13 +2,13 @@
 
 import dataclasses
 import itertools
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from feeds import assert_processes_feed_the_same
 from PIL import Image
 
 from ood_jax.data.decode import fit
@@ -213,31 +213,7 @@ def test_what_fits_in_memory(damaged, tmp_path):
 
 def test_worker_processes_feed_the_same_batches(damaged, tmp_path):
     pytest.importorskip("grain")
-    program = tmp_path / "feed.py"
-    program.write_text(
-        "import numpy as np\n"
-        "from ood_jax.data.pipeline import train_batches\n"
-        "from ood_jax.data.sources import open_source\n"
-        "if __name__ == '__main__':\n"
-        f"    source = open_source('folder:{tmp_path}')\n"
-        "    options = dict(batch=4, size=6, seed=2, start_step=3)\n"
-        "    alone = train_batches(source, source, **options)\n"
-        "    shared = train_batches(source, source, workers=2, memory=0, **options)\n"
-        "    for _ in range(5):\n"
-        "        expected, got = next(alone), next(shared)\n"
-        "        assert expected.keys() == got.keys()\n"
-        "        for key in expected:\n"
-        "            np.testing.assert_array_equal(got[key], expected[key])\n"
-        "            assert type(got[key]) is type(expected[key])\n"
-        "    print('the same')\n"
-    )
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, str(program)],
-        capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": path},
-    )  # fmt: skip
-    assert done.stdout == "the same\n", done.stderr
-    assert "Traceback" not in done.stderr  # nothing left open at the end
+    assert_processes_feed_the_same(tmp_path / "feed.py", tmp_path, "batch=4", auxiliary=True)
 
 
 def test_workers_without_grain(monkeypatch):
