@@ -7,9 +7,9 @@ small    ResNet-10 of width 16 and 2 epochs, for two CPU cores; otherwise CSI's 
          epochs of torchlars' LARS, 128 images a step, turned four times (not run)
 DIR      see simclr_joint_cifar.py
 
-Peak rate 1: the released code's warm-up multiplies its .1 by 10. Published (unlabelled CIFAR-10 vs
-CIFAR-100): 89.2. Scored by CSI's own score over 10 views of each turn, which takes most of the time
-on a CPU (--config.score.augmentations).
+Peak rate 1: the released code's warm-up goes from .1 to 10 times that (here from 0). Published
+(unlabelled CIFAR-10 vs CIFAR-100): 89.2. Scored by CSI's own score over 10 views of each turn; they
+take most of the time on a CPU (--config.score.augmentations).
 """
 
 from simclr_joint_cifar import cifar, parsed

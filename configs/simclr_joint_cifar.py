@@ -11,8 +11,8 @@ DIR      holds cifar10-train.npz, cifar10-test.npz, cifar100-train.npz, cifar100
 
 Stage pretrain learns without labels, stage joint goes on from it with labels, lambda = 100 and
 label smoothing; --config.joint.KEY=VALUE sets a key of one stage. small has tau .2 and lambda 10:
-the paper's 1 and 100, and lambda 1 and 100 at tau .2, gave less on the validation images. The first 1,000 OOD test images
-are kept for validation, the last 1,000 train images set thresholds; neither is in a number.
+the paper's 1 and 100, and lambda 1 and 100 at tau .2, gave less on the validation images. These are
+the first 1,000 OOD test images, the last 1,000 train images set thresholds; neither is in a number.
 The paper's AUROC: CIFAR-10 vs CIFAR-100 92.9, CIFAR-100 vs CIFAR-10 78.3.
 """
 
@@ -72,7 +72,8 @@ def cifar(method: str, dataset: str, small: bool):
     c.head.bottleneck = 128
     c.head.outputs = 0
 
-    # BatchNorm, biases and the supervised head: neither adapted nor decayed, as SimCLR.
+    # BatchNorm, biases and the supervised head are neither adapted nor decayed (SimCLR decays the
+    # head by a term of its loss).
     exempt = r".*/(bias|scale)|head/linear/.*"
     c.optim.name = "adamw" if small else "lars"
     c.optim.no_decay = c.optim.no_adapt = exempt

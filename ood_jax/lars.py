@@ -35,7 +35,7 @@ def lars(
     torchlars: ratio without the decay in its norm, decay, momentum, rate (kakaobrain/torchlars,
         which CSI runs; it excludes no tensor).
     dino: decay, ratio, momentum, rate (facebookresearch/dino utils.LARS excludes tensors of one
-        dimension and has eps 0; real_OECL's LARS with its `ignore` key set is this one at 1e-8).
+        dimension; real_OECL's LARS with its `ignore` key set is this one too; both run with eps 0).
     eps is added to the ratio's divisor by torchlars and dino; SimCLR's code has none.
 
     Raises:

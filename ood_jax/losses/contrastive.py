@@ -72,7 +72,9 @@ def supcon(
         s = _inner(x, z) / temperature
         positive = same & other
         mean = jnp.sum(jnp.where(positive, s, 0.0)) / jnp.sum(positive)
-        return jax.nn.logsumexp(jnp.where(other, s - mean, -jnp.inf))
+        positives = jax.nn.logsumexp(jnp.where(positive, s - mean, -jnp.inf))
+        negatives = jax.nn.logsumexp(jnp.where(same, -jnp.inf, s - mean))
+        return positives + jax.nn.softplus(negatives - positives)  # as in nt_xent: stays exact
 
     _check(embeddings, temperature)
     return _supervised(loss, embeddings, labels, rows)

@@ -3,6 +3,7 @@ instances". Needs no labels.
 
 An image turned by k times 90 degrees is another image, and so a negative of itself; a linear
 classifier of the features tells by how much an image was turned (Eqs. 4-6). One shift is SimCLR.
+As in the released code an image is mirrored before it is turned; its jitter is in HSV, ours not.
 """
 
 from typing import Any
@@ -15,7 +16,8 @@ from ood_jax.losses.classify import cross_entropy
 from ood_jax.losses.contrastive import nt_xent
 from ood_jax.methods import _pairs
 from ood_jax.types import Array, Aux, Batch, Method, Net, Outputs, PyTree, TrainState, Update
-from ood_jax.views.negatives import rotate_quarters
+from ood_jax.views.crops import multi_view
+from ood_jax.views.negatives import flipped_turns
 
 DEFAULTS: dict[str, Any] = dict(
     temperature=0.5,
@@ -35,7 +37,7 @@ def build(config: ConfigDict, net: Net) -> Method:
     _check(config)
     m = config.method
     rows = _pairs.row_map(config)
-    view = _pairs.view_of(config)
+    view = _pairs.view_of(config)._replace(flip=0.0)  # `turned` has mirrored them already
     classified = m.shifts > 1 and m.shift_weight > 0
 
     def loss(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Aux]:
@@ -50,22 +52,29 @@ def build(config: ConfigDict, net: Net) -> Method:
         return value, Aux(stats, state.memory, metrics)
 
     def views(host: Batch, key: Array) -> Batch:
-        images, index = shifted(host["image"], host["index"], m.shifts)
-        return {"pair": _pairs.two_views(config, view, images, index, key)}
+        flip_key, view_key = jax.random.split(key)
+        images, index = turned(host["image"], host["index"], flip_key, m.shifts, flip=m.flip)
+        mean, std = config.data.mean, config.data.std
+        out = multi_view(images, index, view_key, (view,), mean=mean, std=std)
+        return {"pair": out.reshape(-1, 2, *out.shape[2:])}
 
     return Method(updates=(Update(loss),), views=views, separable=False, warn=_pairs.warnings)
 
 
-def shifted(images: Array, index: Array, shifts: int) -> tuple[Array, Array]:
-    """Each image turned by 0 to shifts - 1 quarters, and a number for each of these.
+def turned(
+    images: Array, index: Array, key: Array, shifts: int, *, flip: float
+) -> tuple[Array, Array]:
+    """Each image twice, each mirrored or not, then turned by 0 to shifts - 1 quarters.
 
-    uint8 [B, S, S, 3], int32 [B] -> uint8 [B shifts, S, S, 3], int32 [B shifts]; the shifts of an
-    image lie beside one another, so that they stay on its device.
+    uint8 [B, S, S, 3], int32 [B] -> uint8 [B shifts 2, S, S, 3], and int32 [B shifts 2], a number
+    for each. The pair of one turn lies side by side, an image's turns too, on its own device.
     """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+    flipped = jax.vmap(lambda own: jax.random.uniform(own, (2,)))(keys) < flip
     turns = jnp.arange(shifts)
-    turned = jax.vmap(lambda image: jax.vmap(rotate_quarters, (None, 0))(image, turns))(images)
-    numbers = index[:, None] * shifts + turns
-    return turned.reshape(-1, *images.shape[1:]), numbers.reshape(-1)
+    both = [flipped_turns(images, flipped[:, view], turns) for view in range(2)]
+    numbers = index[:, None] * 2 * shifts + jnp.arange(2 * shifts)
+    return jnp.stack(both, 2).reshape(-1, *images.shape[1:]), numbers.reshape(-1)
 
 
 def _shift_loss(outputs: Outputs, shifts: int) -> tuple[Array, Array]:

@@ -18,7 +18,7 @@ from ood_jax.types import Array, Aux, Batch, Method, Net, Outputs, PyTree, Train
 FORMS = {"supcon": supcon, "csi": supcon_with_self}
 
 DEFAULTS: dict[str, Any] = dict(
-    temperature=0.5,
+    temperature=0.5,  # CSI's code has 0.07 where it reads labels
     form="supcon",  # supcon | csi: its official code counts each anchor among its own positives
     block=_pairs.BLOCK,
     **_pairs.VIEWS,

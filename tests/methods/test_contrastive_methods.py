@@ -148,16 +148,24 @@ def test_the_probe_moves_no_feature(tmp_path):
     assert not np.any(alone["head"]["linear"]["kernel"]) and np.any(kernel)
 
 
-def test_csi_turns_each_image_by_every_quarter():
-    images = jnp.arange(2 * 4 * 4 * 3, dtype=jnp.uint8).reshape(2, 4, 4, 3)
-    turned, numbers = csi.shifted(images, jnp.asarray([5, 9]), 4)
-    assert turned.shape == (8, 4, 4, 3) and len(set(numbers.tolist())) == 8
-    for i in range(2):
-        for k in range(4):
-            np.testing.assert_array_equal(turned[4 * i + k], np.rot90(images[i], k))
-    one, same = csi.shifted(images, jnp.asarray([5, 9]), 1)
-    np.testing.assert_array_equal(one, images)
-    np.testing.assert_array_equal(same, [5, 9])
+def test_csi_mirrors_then_turns_by_every_quarter():
+    """The other way round a mirrored quarter turn would pass for a turn the other way."""
+    images = np.arange(64 * 4 * 4 * 3).reshape(64, 4, 4, 3).astype(np.uint8)
+    index = jnp.arange(64) * 7
+    turned, numbers = csi.turned(images, index, jax.random.key(0), 4, flip=0.5)
+    assert turned.shape == (64 * 8, 4, 4, 3) and len(set(numbers.tolist())) == 64 * 8
+    turned = np.asarray(turned).reshape(64, 4, 2, 4, 4, 3)
+    mirrored = np.zeros((64, 2), bool)
+    for i, v in np.ndindex(64, 2):
+        plain, mirror = (
+            all(np.array_equal(turned[i, k, v], np.rot90(image, k)) for k in range(4))
+            for image in (images[i], images[i, :, ::-1])
+        )
+        assert plain != mirror
+        mirrored[i, v] = mirror
+    assert 0.3 < mirrored.mean() < 0.7 and np.any(mirrored[:, 0] != mirrored[:, 1])
+    alone, _ = csi.turned(images[5:6], index[5:6], jax.random.key(0), 4, flip=0.5)
+    np.testing.assert_array_equal(np.asarray(alone).reshape(turned[5].shape), turned[5])
 
 
 MISTAKES = [
@@ -188,13 +196,14 @@ def test_mistakes_cost_no_compute(method, settings, says, tmp_path):
         prepare(config)
 
 
-def test_one_shift_is_simclr(tmp_path):
+def test_one_shift_is_simclr_without_a_classifier(tmp_path):
     config = config_of("csi", tmp_path)
     with config.unlocked():
         config.method.shifts, config.head.second_outputs = 1, 0
-    _, _, _, of_csi = stepped(config)
-    _, _, _, of_simclr = stepped(config_of("simclr", tmp_path))
-    assert of_csi["loss"] == pytest.approx(of_simclr["loss"], rel=1e-6)
+    run, before, _, metrics = stepped(config)
+    outputs, batch = outputs_of(run, before)
+    assert batch["pair"].shape == (8, 2, 16, 16, 3)
+    assert metrics["loss"] == pytest.approx(expected_loss("simclr", run, outputs, batch), rel=1e-4)
 
 
 def test_a_collapsed_run_is_told():
