@@ -1,7 +1,8 @@
 """The main job: `python -m ood_jax.main --config=FILE[:ARGUMENT] [--config.key=value ...]
 [--workdir=DIR]` trains, checkpoints, extracts features, scores, and prints the OOD table.
 
-The same command in the same workdir goes on where an earlier one stopped.
+The same command in the same workdir goes on where an earlier one stopped. A recipe may train in
+several stages, each in WORKDIR/STAGE: --config.STAGE.key=value is of one, without STAGE of all.
 Several processes: start each with --coordinator=HOST:PORT --processes=N --process=I (see launch/);
 on Cloud TPU, Slurm and Kubernetes --distributed alone finds these out.
 """

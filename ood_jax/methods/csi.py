@@ -3,12 +3,11 @@ instances". Needs no labels.
 
 An image turned by k times 90 degrees is another image, and so a negative of itself; a linear
 classifier of the features tells by how much an image was turned (Eqs. 4-6). One shift is SimCLR.
-As in the released code an image is mirrored before it is turned; its jitter is in HSV, ours not.
+The released code jitters colours in HSV; here as SimCLR.
 """
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -17,7 +16,6 @@ from ood_jax.losses.contrastive import nt_xent
 from ood_jax.methods import _pairs
 from ood_jax.types import Array, Aux, Batch, Method, Net, Outputs, PyTree, TrainState, Update
 from ood_jax.views.crops import multi_view
-from ood_jax.views.negatives import flipped_turns
 
 DEFAULTS: dict[str, Any] = dict(
     temperature=0.5,
@@ -37,7 +35,7 @@ def build(config: ConfigDict, net: Net) -> Method:
     _check(config)
     m = config.method
     rows = _pairs.row_map(config)
-    view = _pairs.view_of(config)._replace(flip=0.0)  # `turned` has mirrored them already
+    view = _pairs.view_of(config)
     classified = m.shifts > 1 and m.shift_weight > 0
 
     def loss(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Aux]:
@@ -52,29 +50,23 @@ def build(config: ConfigDict, net: Net) -> Method:
         return value, Aux(stats, state.memory, metrics)
 
     def views(host: Batch, key: Array) -> Batch:
-        flip_key, view_key = jax.random.split(key)
-        images, index = turned(host["image"], host["index"], flip_key, m.shifts, flip=m.flip)
-        mean, std = config.data.mean, config.data.std
-        out = multi_view(images, index, view_key, (view,), mean=mean, std=std)
-        return {"pair": out.reshape(-1, 2, *out.shape[2:])}
+        views, data = (view,) * (2 * m.shifts), config.data
+        drawn = multi_view(host["image"], host["index"], key, views, mean=data.mean, std=data.std)
+        return {"pair": turned(drawn, m.shifts)}
 
     return Method(updates=(Update(loss),), views=views, separable=False, warn=_pairs.warnings)
 
 
-def turned(
-    images: Array, index: Array, key: Array, shifts: int, *, flip: float
-) -> tuple[Array, Array]:
-    """Each image twice, each mirrored or not, then turned by 0 to shifts - 1 quarters.
+def turned(views: Array, shifts: int) -> Array:
+    """Two views of an image for each shift, those of shift k turned by k quarters.
 
-    uint8 [B, S, S, 3], int32 [B] -> uint8 [B shifts 2, S, S, 3], and int32 [B shifts 2], a number
-    for each. The pair of one turn lies side by side, an image's turns too, on its own device.
+    [B, 2 shifts, S, S, 3] -> [B shifts, 2, S, S, 3], an image's shifts beside one another. They are
+    mirrored before they are turned, as in CSI's code: the other way round a mirrored quarter turn
+    would pass for a turn the other way.
     """
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-    flipped = jax.vmap(lambda own: jax.random.uniform(own, (2,)))(keys) < flip
-    turns = jnp.arange(shifts)
-    both = [flipped_turns(images, flipped[:, view], turns) for view in range(2)]
-    numbers = index[:, None] * 2 * shifts + jnp.arange(2 * shifts)
-    return jnp.stack(both, 2).reshape(-1, *images.shape[1:]), numbers.reshape(-1)
+    pairs = views.reshape(-1, shifts, 2, *views.shape[2:])
+    each = [jnp.rot90(pairs[:, k], k, axes=(2, 3)) for k in range(shifts)]
+    return jnp.stack(each, 1).reshape(-1, 2, *views.shape[2:])
 
 
 def _shift_loss(outputs: Outputs, shifts: int) -> tuple[Array, Array]:

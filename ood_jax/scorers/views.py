@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from ood_jax.types import Array, Extra, Forward, Outputs
 from ood_jax.views.crops import evaluation_view, multi_view, simclr_view
-from ood_jax.views.negatives import flipped_turns
+from ood_jax.views.negatives import rotate_quarters
 
 SCALE = (0.08, 1.0)  # share of the area that a crop has: OECL's text and code
 CSI_SCALE = (0.54, 0.54)  # CSI's evaluation: --resize_factor 0.54 --resize_fix, fixed
@@ -47,8 +47,8 @@ def shifted(config: ConfigDict) -> Extra:
     degrees; "shift_logits" float32 [B, K], the mean of its logit for "rotated by k"}. The shift
     logits are the network's second_logits where these are K > 1 wide, else 0: a network without a
     shift classifier. No clean view is among them, and crops have CSI_SCALE, as in CSI's evaluation.
-    As there half of the views are mirrored, before the rotation; jitter and grey come before the
-    crop there and after it here. With K = 1 it mirrors none, here half, as in training.
+    As there, half of the views are mirrored, before they are turned: mirrored after a quarter turn
+    an image would look as if turned the other way. With K = 1 there none is mirrored, here half.
 
     Raises:
       ValueError: A below 1, or K not from 1 to 4.
@@ -100,11 +100,9 @@ def _shifted(feature: str, augmentations: int, shifts: int) -> Extra:
     def compute(forward: Forward, images: Array, index: Array) -> dict[str, Array]:
         def one(number: Array) -> tuple[Array, Array]:
             shift = number // augmentations
-            rotated, flip = images, 0.5
-            if shifts > 1:
-                mirrored = _mirrored(index, number)
-                rotated, flip = flipped_turns(images, mirrored, shift[None])[:, 0], 0.0
-            outputs = forward.apply(_view(forward, rotated, index, number, CSI_SCALE, flip))
+            view = _view(forward, images, index, number, CSI_SCALE)
+            turned = jax.vmap(rotate_quarters, (0, None))(view, shift)
+            outputs = forward.apply(turned)
             return _f(outputs, feature), _shift_logits(outputs, shifts)[:, shift]
 
         def means(of_views: Array) -> jax.Array:
@@ -143,22 +141,10 @@ def _clean(forward: Forward, images: Array) -> Array:
     return evaluation_view(images, size=forward.size, mean=forward.mean, std=forward.std)
 
 
-def _mirrored(index: Array, number: Array) -> Array:
-    """Is view `number` of each image mirrored? bool [B]."""
-    key = jax.random.fold_in(jax.random.key(KEY + 1), number)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-    return jax.vmap(jax.random.bernoulli)(keys)
-
-
 def _view(
-    forward: Forward,
-    images: Array,
-    index: Array,
-    number: Array,
-    scale: tuple[float, float],
-    flip: float = 0.5,
+    forward: Forward, images: Array, index: Array, number: Array, scale: tuple[float, float]
 ) -> Array:
     """Random view `number` of each image: normalised float32 [B, size, size, 3]."""
-    view = simclr_view(forward.size, scale=scale, flip=flip)
+    view = simclr_view(forward.size, scale=scale)
     key = jax.random.fold_in(jax.random.key(KEY), number)
     return multi_view(images, index, key, (view,), mean=forward.mean, std=forward.std)[:, 0]

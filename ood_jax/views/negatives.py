@@ -71,16 +71,6 @@ def shift(name: str) -> Callable[[Array, Array], Array]:
     return SHIFTS[name]
 
 
-def flipped_turns(images: Array, flipped: Array, turns: Array) -> jax.Array:
-    """Square images [B, H, H, C], mirrored where bool [B], then by each of int32 [K] quarters.
-
-    [B, K, H, H, C]. CSI's order: mirrored after a quarter turn, an image would look as if turned
-    the other way, and which way it was could not be told.
-    """
-    mirrored = jnp.where(flipped[:, None, None, None], jnp.flip(images, 2), images)
-    return jax.vmap(lambda image: jax.vmap(rotate_quarters, (None, 0))(image, turns))(mirrored)
-
-
 def rotate_quarters(image: Array, quarters: Array) -> jax.Array:
     """A square image [H, H, C] rotated counter-clockwise by int32 `quarters` (0 to 3) times 90.
 

@@ -1,7 +1,5 @@
 """CSI's score: views under rotations, an independent NumPy form, devices, leave-one-out."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,10 +57,10 @@ def extract(array, c, devices=1):
     return scorer, found.features
 
 
-@functools.partial(jax.jit, static_argnames="flip")
-def random_view(array, index, number, flip):
+@jax.jit
+def random_view(array, index, number):
     forward = Forward(lambda x: x, SIZE, MEAN, STD)
-    return views._view(forward, array, index, number, views.CSI_SCALE, flip)
+    return views._view(forward, array, index, number, views.CSI_SCALE)
 
 
 def by_hand(array, shifts):
@@ -71,12 +69,8 @@ def by_hand(array, shifts):
     index = jnp.arange(len(array))
     for k in range(shifts):
         for a in range(A):
-            number, first = k * A + a, array
-            if shifts > 1:  # mirrored before it is turned: after, a quarter would seem another
-                mirrored = np.asarray(views._mirrored(index, number))
-                first = np.where(mirrored[:, None, None, None], array[:, :, ::-1], array)
-            rotated = jnp.asarray(np.rot90(first, k, (1, 2)))
-            view = random_view(rotated, index, number, 0.0 if shifts > 1 else 0.5)
+            # Mirrored before it is turned: after, a quarter would seem another.
+            view = np.rot90(random_view(array, index, k * A + a), k, (1, 2))
             flat = np.asarray(view, np.float64).reshape(len(array), -1)
             f[:, k] += flat @ TRUNK / A
             logits[:, k] += (1 + flat @ SHIFT)[:, k] / A
@@ -159,9 +153,3 @@ def test_traces_with_a_free_number_of_images():
     asked = jax.ShapeDtypeStruct((rows, SIZE, SIZE, 3), jnp.uint8)
     exported = jax.export.export(jax.jit(scores))(asked)
     assert exported.out_avals[0].shape == exported.in_avals[0].shape[:1] == (rows,)
-
-
-def test_about_half_of_the_views_are_mirrored():
-    index = jnp.arange(400)
-    first, second = (np.asarray(views._mirrored(index, number)) for number in (0, 1))
-    assert 0.4 < first.mean() < 0.6 and 0.4 < np.mean(first != second) < 0.6
