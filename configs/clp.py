@@ -14,7 +14,9 @@ often in a batch; they differ in their seed alone. The paper's union has SVHN an
 add `+ svhn=npz:svhn-train.npz` to data.train and `+ svhn=npz:svhn-test.npz` to data.test, and to
 head.outputs its 10 classes. Silent paper, chosen here: the crops, no warm-up.
 Paper, range of class-wise CLP: CIFAR-10 in, CIFAR-100 out -7.4 to -0.8, SVHN out -12.1 to -7.6,
-noise out -15.7; CIFAR-100 in, CIFAR-10 out -4.5 to -2.6. Here: small not run, paper not run.
+noise out -15.7; CIFAR-100 in, CIFAR-10 out -4.5 to -2.6. Here: small, 3 members of 26 % accuracy
+over the 111 classes, 4 to 6 minutes each on 2 cores, 10,240 CIFAR-100 train images: CIFAR-10 in,
+CIFAR-100 out -4.7 to -1.5, noise out -10.4; CIFAR-100 in, CIFAR-10 out -0.4 to -0.1.
 """
 
 from simclr_joint_cifar import cifar

@@ -46,6 +46,8 @@ def measure(workdir: str, *, inside: str | None = None, out: str | None = None) 
     from ood_jax import clp_results, ensemble
 
     folder = Path(workdir if out is None else out).expanduser()
+    if folder.is_file():
+        raise ValueError(f"--out={out} is a file: name a folder")
     members = ensemble.members(workdir)
     test = ensemble.open_union(members[0])
     inside = _known(inside, [part.name for part in test.parts])
@@ -116,9 +118,10 @@ def show(found: dict[str, Any], inside: str) -> None:
     console.print(table)
     each = [member["accuracy"] for member in found["members"]]
     count = f"{len(each)} member{'s' * (len(each) > 1)}"
-    accuracies = f"{100 * min(each):.2f} to {100 * max(each):.2f} %"
-    together = f"together {100 * found['accuracy']:.2f} %"
-    console.print(Text(f"{count}: accuracy over all classes {accuracies}, {together}"))
+    together = f"{100 * found['accuracy']:.2f} %"
+    if len(each) > 1:
+        together = f"{100 * min(each):.2f} to {100 * max(each):.2f} %, together {together}"
+    console.print(Text(f"{count}: accuracy over all classes {together}"))
 
 
 def table_rows(found: dict[str, Any], inside: str) -> list[tuple[str, ...]]:

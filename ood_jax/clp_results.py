@@ -114,7 +114,8 @@ def image_table(test: Source, judged: Judged, per_image: PerImage) -> Any:
         own = np.isin(judged.labels, range(part.first, part.first + len(part.classes)))
         rows = judged.rows[own]
         source = re.sub(r"(\[[^\[\]]*\])*$", "", part.spec)
-        names = pa.array([test.name(int(row)) for row in rows], pa.string())
+        own_names = [test.name(int(row)).removeprefix(f"{part.name}/") for row in rows]
+        names = pa.array(own_names, pa.string())
         for inside in [name for name in per_image if name != part.name]:
             columns = {
                 "set": pa.array([part.name] * len(rows), pa.string()),

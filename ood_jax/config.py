@@ -74,6 +74,8 @@ def stages_of(config: ConfigDict) -> dict[str, ConfigDict]:
     Raises:
       ValueError: a stage that the config does not describe.
     """
+    if not config.stages and "method" not in config:
+        raise ValueError("stages is empty: name one or more, as in --config.stages=pretrain,joint")
     unknown = [stage for stage in config.stages if not isinstance(config.get(stage), ConfigDict)]
     if unknown:
         have = [key for key, value in config.items() if isinstance(value, ConfigDict)]

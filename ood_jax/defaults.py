@@ -115,7 +115,7 @@ def _train() -> ConfigDict:
 
 
 def _score() -> ConfigDict:
-    """The scoring stage; keys below `scorers` are the scores' own (README, "Which score")."""
+    """The scoring stage; keys below `scorers` are the scores' own (README, "Scores")."""
     c = ConfigDict()
     c.benchmark = ""  # an OpenOOD v1.5 benchmark of ood_jax.openood; "" = data.test, near and far
     c.near = ()  # OOD test sets, ("name=source", ...)

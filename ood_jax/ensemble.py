@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from ood_jax import confusion, features, kept, models, plan
-from ood_jax.checkpoint import FREE_KEYS, Restored, restore_for_scoring
+from ood_jax.checkpoint import FREE_KEYS, Restored, restore_for_scoring, stages_in
 from ood_jax.config import flat
 from ood_jax.data.source import Source
 from ood_jax.data.sources import open_source
@@ -80,6 +80,11 @@ def members(root: str) -> tuple[Member, ...]:
 def _workdirs(root: Path) -> list[Path]:
     if not root.is_dir():
         raise ValueError(f"--workdir={root} is no folder: give the --workdir of the sweep")
+    if stages := stages_in(str(root)):
+        raise ValueError(
+            f"--workdir={root} is a run of the stages {', '.join(stages)}, not a sweep of"
+            " classifiers: see configs/clp.py"
+        )
     return sorted(path.parent for path in root.rglob("checkpoints") if path.is_dir())
 
 

@@ -1,6 +1,7 @@
 """The main job: `python -m ood_jax.main --config=FILE[:ARGUMENT] [--config.key=value ...]
 [--workdir=DIR]` trains, checkpoints, extracts features, scores, and prints the OOD table.
 
+Keys, their defaults and units: ood_jax/defaults.py, and DEFAULTS in the file of the method.
 The same command in the same workdir goes on where an earlier one stopped. A recipe may train in
 several stages, each in WORKDIR/STAGE: --config.STAGE.key=value is of one, without STAGE of all.
 Several processes: start each with --coordinator=HOST:PORT --processes=N --process=I (see launch/);

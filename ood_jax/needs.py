@@ -53,6 +53,13 @@ def lacking(network: Network, scorer: Scorer, labelled: bool) -> str | None:
             f"projections that are not normalised: head.name = {network.config.head.name} makes"
             " all norms 1"
         )
+    told = _outputs(network).second_logits
+    shifts = network.config.score.shifts
+    if "shift_logits" in scorer.needs and told is not None and 1 < shifts != told.shape[-1]:
+        return (
+            f"as many shifts as the network's classifier tells apart: score.shifts = {shifts}; use"
+            f" --config.score.shifts={told.shape[-1]}, or 1"
+        )
     if scorer.extra is not None:
         try:
             have |= _extra(network, scorer).keys()

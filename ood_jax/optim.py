@@ -1,5 +1,6 @@
 """Optimisers from optax, told apart by regexes over parameter paths."""
 
+import math
 import re
 from typing import NamedTuple
 
@@ -82,6 +83,9 @@ def _check(optim: ConfigDict, trains: str) -> None:
     for key in ("no_decay", "no_adapt", "freeze"):
         _compiled(optim[key], f"optim.{key} ")
     _compiled(trains)
+    for key in ("lr", "min_lr", "weight_decay", "weight_decay_end", "eps", "clip"):
+        if not 0 <= optim[key] < math.inf:
+            raise ValueError(f"optim.{key} {optim[key]:g}: use a number of 0 or more")
     if optim.name != "adamw" and not 0 <= optim.momentum < 1:
         raise ValueError(f"optim.momentum {optim.momentum:g}: use 0 (none) or more, below 1")
     if optim.name != "sgd" and optim.nesterov:

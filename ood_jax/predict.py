@@ -1,8 +1,10 @@
-"""Judges one's own images with a trained run: `python -m ood_jax.predict --workdir=W --images=PATH`
+"""Judges one's own images with a trained run.
 
-[--scorer=NAME] [--out=predictions.csv] [--neighbours=3] [--export=FILE.stablehlo]
+python -m ood_jax.predict --workdir=W --images=PATH [--scorer=NAME] [--out=predictions.csv]
+    [--neighbours=3] [--export=FILE.stablehlo]
 
-PATH: a folder of images with any subfolders, one image, or a source (list:FILE, npz:FILE, ...).
+PATH: a folder of images with any subfolders, one image, or a source (list:FILE, npz:FILE, ...);
+from where the command runs, not from the run's data.root.
 A line an image: path, score (higher = more OOD), ood_rank (percent of the calibration images that
 look more in-distribution), verdict (in | ood, by the run's calibrated threshold; unreadable for
 files that cannot be decoded, which stand last), and the nearest train images with their cosines.

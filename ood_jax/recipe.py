@@ -14,7 +14,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from ood_jax import overrides
-from ood_jax.config import base, flat, put
+from ood_jax.config import base, flat, put, stages_of
 
 METHOD = r"--?config\.(\w+\.)?method\.name="
 
@@ -41,6 +41,9 @@ def load(argv: list[str]) -> ConfigDict:
         )
     rest = [argument for argument in argv if not re.match(METHOD, argument)]
     config = override(config, rest, ("",))
+    with config.unlocked():
+        for stage in stages_of(config) if config.stages else ():
+            config[stage].name = config.name
     config.lock()
     return config
 

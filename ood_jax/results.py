@@ -197,10 +197,11 @@ def in_distribution_lines(results: dict[str, Any]) -> list[str]:
     if found["accuracy"] is not None:
         lines.append(f"accuracy {100 * found['accuracy']:.2f} %")
     if found["sensitivity_auroc"] is not None:
-        lines.append(
-            f"sensitivity: AUROC of train against test {100 * found['sensitivity_auroc']:.2f} %"
-            f" ({100 * found['sensitivity_auroc_literal']:.2f} % where a train image meets itself)"
-        )
+        left_out, literal = found["sensitivity_auroc"], found["sensitivity_auroc_literal"]
+        line = f"sensitivity: AUROC of train against test {100 * left_out:.2f} %"
+        if literal != left_out:  # they are the same where the score has no bank
+            line += f" ({100 * literal:.2f} % where a train image meets itself)"
+        lines.append(line)
     if found["occupied_classes"] is not None:
         lines.append(f"occupied soft-classes {100 * found['occupied_classes']:.2f} %")
     scorer, own = next(iter(results["scorers"].items()))

@@ -91,8 +91,16 @@ def _run(
         settings=settings,
         workdir=workdir,
         arguments=(*asked, f"--workdir={workdir}"),
-        config=configs.flat(load(list(asked))),
+        config=configs.flat(_loaded(recipe, asked)),
     )
+
+
+def _loaded(recipe: str, asked: Sequence[str]) -> configs.ConfigDict:
+    try:
+        return load(list(asked))
+    except ValueError as error:
+        named = str(error) if recipe in str(error) else f"{recipe}: {error}"
+        raise ValueError(named) from error
 
 
 def _safe(text: str) -> str:

@@ -174,7 +174,11 @@ def main(argv: Sequence[str]) -> int:
     add("--scorers", metavar="all|NAME,...", help="in place of the run's own")
     add("--tune", action="store_true", help="choose hyperparameters on score.validation")
     add("--out", metavar="FILE.json", help="where results go")
-    add("--step", type=int, help="of the checkpoint; the newest by default")
+    add(
+        "--step",
+        type=int,
+        help="of the checkpoint; the newest, of the last stage, by default; W/STAGE has others",
+    )
     overrides = [argument for argument in argv if is_override(argument)]
     options = parser.parse_args([argument for argument in argv if not is_override(argument)])
     if options.scorers is not None:

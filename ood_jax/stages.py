@@ -32,6 +32,12 @@ def prepared(config: ConfigDict) -> Runs:
                 _check_earlier(runs, stage)
         except ValueError as error:
             raise ValueError(f"stage {stage}: {error}" if stage else str(error)) from error
+    used = {run.config.model.weights for run in runs.values()}
+    if idle := [stage for stage in list(runs)[:-1] if STAGE + stage not in used]:
+        raise ValueError(
+            f"stage {idle[0]}: no later stage begins with it; set model.weights of one to"
+            f" {STAGE}{idle[0]}, or leave it out of --config.stages"
+        )
     return runs
 
 
@@ -73,8 +79,8 @@ def _open(runs: Runs, workdir: str) -> None:
     path = Path(workdir) / "config.json"
     if path.exists() and there != stages:
         raise ValueError(
-            f"{workdir} holds a run of {_named(there)}, this is one of {_named(stages)}:"
-            " use another --workdir"
+            f"{workdir} holds a run of {_named(there)}, this run has {_named(stages)}: use another"
+            " --workdir"
         )
     if not stages:
         return

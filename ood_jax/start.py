@@ -24,12 +24,27 @@ def load_start(weights: str, config: ConfigDict, net: Net, *, head: bool) -> tup
     Raises:
       ValueError: a file or workdir that cannot be read, or of another network.
     """
-    if not Path(weights).expanduser().is_dir():
+    path = Path(weights).expanduser()
+    if not path.exists():
+        raise ValueError(
+            f"model.weights = {weights!r}: no such file or folder; give the workdir of a run,"
+            f" {STAGE}NAME of an earlier stage, or a .safetensors, .pth, .pt or .bin file"
+        )
+    if not path.is_dir():
         return load_weights(config, net, head=head)
+    if not any(path.rglob("checkpoints")):
+        raise ValueError(f"model.weights = {weights!r}: no checkpoint in it; train that run first")
     restored = restore_for_scoring(weights)
     found = flat_arrays({"params": restored.params, "stats": restored.stats})
     shared = taken(found, _shapes(config, net), weights, head=head)
     return nested_arrays(shared, "params"), nested_arrays(shared, "stats")
+
+
+def untrained(config: ConfigDict, net: Net, start: tuple[PyTree, PyTree]) -> list[str]:
+    """Names of the parameters of `net` that `start` does not have."""
+    have = flat_arrays({"params": start[0]})
+    wanted = [name for name in _shapes(config, net) if name.startswith("params/")]
+    return [name.removeprefix("params/") for name in wanted if name not in have]
 
 
 def check_start(name: str, before: tuple[ConfigDict, Net], after: tuple[ConfigDict, Net]) -> None:

@@ -6,6 +6,7 @@ python -m ood_jax.sweep --config=FILE[:ARGUMENT] [--config.key=value ...] --work
 --config and --set may be repeated: every recipe is run with every combination of values and every
 seed, each in a folder of its own under ROOT. Finished runs are skipped, so the same command goes on
 after an interruption and gathers again: ROOT/sweep.json, ROOT/sweep.md and a table on screen.
+A key of one stage is --set=STAGE.key=...
 Values with commas: --set='key=["a,b", "c"]', a JSON list.
 """
 
@@ -162,7 +163,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         options, runs = _runs(argv)
     except ValueError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     missing = [run for run in runs if finished(run) is None]
     _say(f"{len(runs)} runs, {len(runs) - len(missing)} finished already")
@@ -171,7 +172,7 @@ def main(argv: Sequence[str]) -> int:
             print(shlex.join(command(run, "python")))
         return 0
     if reason := _unwritable(options.workdir):
-        print(reason, file=sys.stderr)
+        print(f"error: {reason}", file=sys.stderr)
         return 2
     failed, stopped = launch(missing, options.jobs)
     gathered = gather(runs)

@@ -3,6 +3,7 @@
 Read `make_step` first: views, gradients of each update, optimiser, teacher, memory.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from ood_jax.data.order import check_balanced
 from ood_jax.data.sources import Source, open_source
 from ood_jax.models import build as build_model
 from ood_jax.models import init_params
-from ood_jax.start import STAGE, load_start
+from ood_jax.start import STAGE, load_start, untrained
 from ood_jax.types import Array, Aux, Batch, Method, Net, PyTree, TrainState, Update
 
 Metrics = dict[str, Array]
@@ -92,6 +93,8 @@ def started(run: Run, weights: str) -> Run:
       ValueError: see `load_start`.
     """
     start = load_start(weights, run.config, run.net, head=not run.method.updates)
+    if (fresh := untrained(run.config, run.net, start)) and jax.process_index() == 0:
+        print(f"begins with {weights}, but for {', '.join(fresh)}", file=sys.stderr)
     return run._replace(start=start)
 
 

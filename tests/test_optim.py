@@ -135,6 +135,9 @@ def test_an_update_moves_only_what_it_trains_and_clips_before(name):
     [
         ({"name": "adam"}, "optim.name 'adam': use adamw or sgd or lars"),
         ({"lars_order": "tf"}, "optim.lars_order 'tf': use simclr or simclr_popular or"),
+        ({"lr": -1.0}, "optim.lr -1: use a number of 0 or more"),
+        ({"lr": float("nan")}, "optim.lr nan"),
+        ({"weight_decay": float("inf")}, "optim.weight_decay inf"),
         ({"momentum": 1.0}, "optim.momentum 1: use 0 .* below 1"),
         ({"name": "sgd", "momentum": -0.1}, "optim.momentum -0.1"),
         ({"momentum": float("nan")}, "optim.momentum nan"),

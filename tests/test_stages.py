@@ -188,6 +188,14 @@ def _unknown(config):
     config.stages = ("pretrain", "finetune")
 
 
+def _no_stages(config):
+    config.stages = ()
+
+
+def _unused(config):
+    config.joint.model.weights = ""
+
+
 def _batch_of_one(config):
     config.joint.train.batch = 1
 
@@ -199,6 +207,8 @@ def _batch_of_one(config):
         (_no_such_stage, r"stage joint: model.weights = 'stage:pretrian': the stages before it"),
         (_not_earlier, r"stage pretrain: model.weights = 'stage:joint': no stage comes before"),
         (_unknown, r"no stage 'finetune'; there are .*pretrain"),
+        (_no_stages, r"stages is empty: name one or more"),
+        (_unused, r"stage pretrain: no later stage begins with it; set model.weights of one to st"),
         (_batch_of_one, r"stage joint: batch 1 does not divide|stage joint: train.batch = 1"),
     ],
 )
@@ -211,10 +221,10 @@ def test_mistakes_come_before_the_first_step(data, change, says):
 
 
 def test_a_workdir_keeps_its_stages(data, whole, tmp_path):
-    with pytest.raises(ValueError, match="a run of the stages pretrain, joint, this is one of one"):
+    with pytest.raises(ValueError, match="a run of the stages pretrain, joint, this run has one"):
         stages.train(stages.prepared(one_stage(data, 0)), str(whole))
     stages.train(stages.prepared(one_stage(data, 0)), str(tmp_path / "w"))
-    with pytest.raises(ValueError, match="a run of one stage, this is one of the stages pretrain"):
+    with pytest.raises(ValueError, match="a run of one stage, this run has the stages pretrain"):
         stages.train(stages.prepared(two_stages(data)), str(tmp_path / "w"))
     config = two_stages(data)
     with config.unlocked():
@@ -233,6 +243,33 @@ def test_a_run_may_begin_with_another_runs_workdir(data, whole):
     config.model.width = 16
     with pytest.raises(ValueError, match="is of another network: it lacks trunk/"):
         prepare(config)
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [("absent", "no such file or folder; give the workdir"), ("", "no checkpoint in it; train")],
+)
+def test_weights_that_are_not_there(data, tmp_path, weights, says):
+    config = one_stage(data, 3)
+    config.model.weights = str(tmp_path / weights)
+    with pytest.raises(ValueError, match=f"model.weights = .*: {says}"):
+        prepare(config)
+
+
+def test_what_starts_anew_is_said(data, whole, capsys):
+    config = one_stage(data, 3)
+    config.model.weights, config.head.bottleneck = str(whole / "pretrain"), 5
+    prepare(config)
+    said = capsys.readouterr().err
+    assert "but for head/" in said and "head/linear/kernel" in said and "head/mlp_1/kernel" in said
+    assert "trunk" not in said.partition("but for")[2]
+
+
+def test_the_name_is_of_the_whole_run(data, tmp_path):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(RECIPE.format(tests=str(Path(__file__).parent)))
+    config = load([f"--config={recipe}:{data}", "--config.name=mine"])
+    assert config.name == config.pretrain.name == config.joint.name == "mine"
 
 
 def test_an_older_config_without_new_keys_is_the_same_run(data, whole):

@@ -23,6 +23,7 @@ KINDS = {
     "builtin": "builtin:glyphs/SPLIT",
     "noise": "noise:gaussian",
 }
+UNION = "; a union is A + B or NAME=A + NAME=B, with spaces round the plus, and (A + B)[:9] cuts it"
 FILTERS = "[:1000], [10:20], [-1000:], [classes=0-4,7] or [classes=cat,dog]"
 SHOWN = 20  # classes that an error lists
 
@@ -65,7 +66,8 @@ def cut(source: Source, filters: str) -> Source:
 def _open(spec: str, root: str) -> Source:
     kind, colon, where = spec.partition(":")
     if kind not in KINDS or not colon:
-        raise ValueError(f"{spec!r} is not a source: write {', '.join(KINDS.values())}")
+        union = UNION if re.search(r"[+()]|=\w+:", spec) else ""
+        raise ValueError(f"{spec!r} is not a source: write {', '.join(KINDS.values())}{union}")
     if not where:
         raise ValueError(f"{spec!r} names nothing: write {KINDS[kind]}")
     if kind == "builtin":

@@ -97,8 +97,9 @@ def union(opened: Sequence[tuple[str, Source]], spec: str) -> Source:
         return source.image(own)
 
     def describe(i: int) -> str:
+        part = np.searchsorted(starts, i, "right") - 1
         source, own = place(i)
-        return source.name(own)
+        return f"{parts[part].name}/{source.name(own)}"
 
     return Source(
         spec,

@@ -1,5 +1,6 @@
 """What contrastive methods share: two SimCLR views of an image, and what a network says of them."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -103,7 +104,7 @@ def check_contrast(config: ConfigDict) -> None:
             f"train.batch = {config.train.batch}: {name} contrasts each image with the others of"
             " its batch; use 2 or more (hundreds to learn well)"
         )
-    if not config.method.temperature > 0:
+    if not 0 < config.method.temperature < math.inf:
         raise ValueError(
             f"method.temperature = {config.method.temperature}: use a number above 0, such as 0.5"
         )

@@ -6,6 +6,7 @@ classifier of the features tells by how much an image was turned (Eqs. 4-6). One
 The released code jitters colours in HSV; here as SimCLR.
 """
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -83,7 +84,7 @@ def _check(config: ConfigDict) -> None:
     m = config.method
     if not 1 <= m.shifts <= 4:
         raise ValueError(f"method.shifts = {m.shifts}: use 1 (none) to 4 (all quarter turns)")
-    if m.shift_weight < 0:
+    if not 0 <= m.shift_weight < math.inf:
         raise ValueError(f"method.shift_weight = {m.shift_weight}: use 0 (no classifier) or more")
     wanted = m.shifts if m.shifts > 1 and m.shift_weight else 0
     if config.head.second_outputs != wanted:

@@ -6,6 +6,7 @@ L_con + lambda L_class; configs/simclr_joint_cifar.py chains them. L_con is the 
 sum over both directions, twice the usual NT-Xent; lambda = 100 is relative to that.
 """
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -67,7 +68,7 @@ def _classified(outputs: Outputs, labels: Array, label_smoothing: float) -> tupl
 def _check(config: ConfigDict) -> None:
     _pairs.check_contrast(config)
     m = config.method
-    if m.class_weight < 0:
+    if not 0 <= m.class_weight < math.inf:
         raise ValueError(f"method.class_weight = {m.class_weight}: use 0 (no classes) or more")
     if m.class_weight and config.head.outputs < 2:
         raise ValueError(

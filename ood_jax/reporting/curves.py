@@ -32,7 +32,7 @@ def curves(runs: Sequence[Run]) -> list[Block]:
     ordered = sorted(names, key=_place)
     drawn = [(name, found) for name in ordered if (found := _curves(runs, name))]
     if not drawn:
-        return [*out, LeftOut("No training metrics: there are no curves.")]
+        return [*out, LeftOut("No metric was logged twice (train.log_every): there are no curves.")]
     panels = [_panel(name, found, i) for i, (name, found) in enumerate(drawn[:PANELS], 1)]
     if len(runs) > 1:
         panels.insert(0, _key([(i, run) for i, run in enumerate(runs) if run.metrics]))

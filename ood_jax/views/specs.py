@@ -39,6 +39,9 @@ def check_views(views: Sequence[View]) -> None:
     if not views:
         raise ValueError("no views: give at least one")
     for view in views:
+        for name in ("scale", "ratio", "blur_radius"):
+            if len(getattr(view, name)) != 2:
+                raise ValueError(f"view {name} = {getattr(view, name)!r}: must be (min, max)")
         for name, valid, rule in _rules(view):
             if not valid:
                 raise ValueError(f"view {name} = {getattr(view, name)!r}: must be {rule}")

@@ -52,7 +52,8 @@ def test_labels_names_and_parts(three):
         Part("third", "npz:c.npz", ("third",), 7, 9, 3),
     )
     np.testing.assert_array_equal(source.array, np.concatenate([a.array, b.array, c.array]))
-    assert [source.name(i) for i in (0, 4, 5, 11)] == ["0", "4", "0", "2"]
+    names = ["first/0", "first/4", "npz:b.npz/0", "third/2"]
+    assert [source.name(i) for i in (0, 4, 5, 11)] == names
     for i in (0, 4, 5, 8, 9, 11):
         np.testing.assert_array_equal(source.image(i), source.array[i])
     assert source.labels_of(np.array([11, 0, 6])).tolist() == [7, 0, 3]
@@ -65,7 +66,8 @@ def test_parts_may_be_cut_and_their_numbers_stay(three):
     source = open_source(spec, root=str(three))
     assert source.labels.tolist() == [1, 3, 7, 7]
     assert len(source.classes) == 8  # of the sets before they were cut
-    assert [source.name(i) for i in range(4)] == ["3", "1", "0", "1"]
+    cut = ["npz:a.npz[classes=y][1:]/3", "b/1", "npz:c.npz[:2]/0", "npz:c.npz[:2]/1"]
+    assert [source.name(i) for i in range(4)] == cut
     whole = open_source(SPEC, root=str(three))
     np.testing.assert_array_equal(source.array, whole.array[[3, 6, 9, 10]])
 
@@ -115,7 +117,7 @@ def test_images_of_several_sizes_or_on_disk_are_read_one_by_one(tmp_path):
         values = [source.image(i)[0, 0, 0] for i in range(len(source))]
         assert values == [0, 1, 2, *([10, 11, 12] if other is not folder else [90, 91])]
         np.testing.assert_array_equal(decoded(source, 4).images[:, 0, 0, 0], values)
-    assert source.name(3) == "0.png" and source.labels.tolist() == [0, 0, 0, 1, 1]
+    assert source.name(3) == "other/0.png" and source.labels.tolist() == [0, 0, 0, 1, 1]
 
 
 def test_many_images_in_memory_stay_where_they_are(monkeypatch):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from ood_jax import features, sharding
+from ood_jax import features, models, needs, sharding
+from ood_jax.config import base
 from ood_jax.data.source import from_array
 from ood_jax.scorers import csi, views
 from ood_jax.types import Features, Forward, Net, Outputs
@@ -153,3 +154,20 @@ def test_traces_with_a_free_number_of_images():
     asked = jax.ShapeDtypeStruct((rows, SIZE, SIZE, 3), jnp.uint8)
     exported = jax.export.export(jax.jit(scores))(asked)
     assert exported.out_avals[0].shape == exported.in_avals[0].shape[:1] == (rows,)
+
+
+def test_other_shifts_than_the_classifiers_are_refused():
+    c = base("csi")
+    c.model.name, c.model.depth, c.model.width, c.model.image_size = "resnet", 10, 8, 16
+    c.head.name, c.head.hidden, c.head.bottleneck, c.head.second_outputs = "projection", 0, 4, 2
+    net = models.build(c)
+    shapes = jax.eval_shape(lambda: models.init_params(net, c))
+    for shifts, refused in ((4, True), (2, False), (1, False)):
+        c.score.shifts = shifts
+        scorer = csi.csi(c.score, sharding.make_mesh(1))
+        said = needs.lacking(needs.Network(c, net, shapes), scorer, labelled=False)
+        assert (said is not None) == refused, said
+    c.score.shifts = 4
+    scorer = csi.csi(c.score, sharding.make_mesh(1))
+    said = needs.lacking(needs.Network(c, net, shapes), scorer, labelled=False)
+    assert "score.shifts = 4; use --config.score.shifts=2, or 1" in said
