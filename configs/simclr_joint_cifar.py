@@ -13,7 +13,8 @@ Stage pretrain learns without labels, stage joint goes on from it with labels, l
 label smoothing; --config.joint.KEY=VALUE sets a key of one stage. small has tau .2 and lambda 10:
 the paper's 1 and 100, and lambda 1 and 100 at tau .2, gave less on the validation images. These are
 the first 1,000 OOD test images, the last 1,000 train images set thresholds; neither is in a number.
-The paper's AUROC: CIFAR-10 vs CIFAR-100 92.9, CIFAR-100 vs CIFAR-10 78.3.
+The paper's AUROC: CIFAR-10 vs CIFAR-100 92.9, CIFAR-100 vs CIFAR-10 78.3. cifar10,small on 2 cores,
+two seeds, 7 minutes a run beside other jobs: 63.9 +- 0.7 (supervised alone 61.5 +- 0.1).
 """
 
 from ood_jax.config import base, staged

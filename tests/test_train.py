@@ -191,6 +191,10 @@ VARIANTS = (
 SMALL = [
     *(f"configs/{name}_cifar.py:cifar100,small" for name in ("simclr_joint", "supclr", "csi")),
     *(f"configs/supervised_cifar.py:{variant}" for variant in ("resnet18", "cifar10,small")),
+    *(
+        f"configs/oecl_cifar.py:{variant}"
+        for variant in ("unlabelled,small", "one_vs_rest,3,self", "one_vs_rest,0,self,official")
+    ),
 ]
 
 
