@@ -19,7 +19,7 @@ run. SimCLR is --config.method.norm_weight=0; without outliers in its BatchNorm,
 The last 1,000 train images set thresholds, the first 1,000 of CIFAR-100 test are for validation.
 """
 
-from simclr_joint_cifar import MEAN, STD
+from simclr_joint_cifar import set_images, set_network
 
 from ood_jax.config import base
 
@@ -37,23 +37,17 @@ def get_config(argument: str = "unlabelled"):
     number, outliers, preset, small = parsed(argument)
     c = base("oecl", preset)
     c.name = "oecl_" + argument.replace(",", "_")
-    kept = "" if number is None else f"[classes={number}]"
-    c.data.train = f"npz:cifar10-train.npz[:-1000]{kept}"
-    c.data.test = f"npz:cifar10-test.npz{kept}"
+    set_images(c, "cifar10")
+    set_network(c, small)
+    if not small:
+        c.model.depth, c.model.width = 18, 64
     c.data.auxiliary = OUTLIERS[outliers]
-    c.data.mean, c.data.std = MEAN["cifar10"], STD["cifar10"]
-
-    c.model.name = "resnet"
-    c.model.depth = 10 if small else 18
-    c.model.width = 16 if small else 64
-    c.model.stride = 2 if small else 1
-    c.model.norm = "batch"
-    c.model.image_size = 32
-    c.head.name = "projection"
-    c.head.layers = 2
-    c.head.hidden = 0
-    c.head.bottleneck = 128
-    c.head.outputs = 0
+    if number is not None:
+        own = f"[classes={number}]"
+        rest = ",".join(str(other) for other in range(10) if other != number)
+        c.data.train, c.data.test = c.data.train + own, c.data.test + own
+        c.score.calibration, c.score.validation = c.score.calibration + own, ""
+        c.score.near = (f"rest=npz:cifar10-test.npz[classes={rest}]",)
     if outliers == "self":
         c.method.outliers = "self"
         c.head.second_outputs = len(c.method.shifts) if preset == "paper" else 0
@@ -66,13 +60,6 @@ def get_config(argument: str = "unlabelled"):
         if preset == "paper":  # in so few steps LARS at the paper's rate hardly moves
             c.optim.name, c.optim.lr = "adamw", 0.004
 
-    c.score.calibration = f"npz:cifar10-train.npz[-1000:]{kept}"
-    if number is None:
-        c.score.near = ("cifar100=npz:cifar100-test.npz[1000:]",)
-        c.score.validation = "npz:cifar100-test.npz[:1000]"
-    else:
-        rest = ",".join(str(other) for other in range(10) if other != number)
-        c.score.near = (f"rest=npz:cifar10-test.npz[classes={rest}]",)
     c.score.scorers = ("norm_mean", "norm", "norm_ensemble", "cosine_norm_mean")
     c.score.augmentations = 8 if small else 32
     return c

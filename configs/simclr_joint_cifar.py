@@ -54,25 +54,10 @@ def parsed(argument: str) -> tuple[str, bool]:
 
 
 def cifar(method: str, dataset: str, small: bool):
-    """What the CIFAR recipes share: sets, network, optimiser and scores; no epochs."""
+    """What these recipes share: sets, network, optimiser and scores; no epochs."""
     c = base(method)
-    other = OTHER[dataset]
-    c.data.train = f"npz:{dataset}-train.npz[:-1000]"
-    c.data.test = f"npz:{dataset}-test.npz"
-    c.data.mean, c.data.std = MEAN[dataset], STD[dataset]
-
-    c.model.name = "resnet"
-    c.model.depth = 10 if small else 50
-    c.model.width = 16 if small else 192
-    c.model.stride = 2 if small else 1
-    c.model.norm = "batch"
-    c.model.image_size = 32
-    c.head.name = "projection"
-    c.head.layers = 2
-    c.head.hidden = 0
-    c.head.bottleneck = 128
-    c.head.outputs = 0
-
+    set_images(c, dataset)
+    set_network(c, small)
     # BatchNorm, biases and the supervised head are neither adapted nor decayed (SimCLR decays the
     # head by a term of its loss).
     exempt = r".*/(bias|scale)|head/linear/.*"
@@ -86,9 +71,31 @@ def cifar(method: str, dataset: str, small: bool):
     c.optim.clip = 0.0
     c.optim.freeze_epochs = 0.0
     c.train.batch = 256 if small else 2048
+    c.score.scorers = ("mahalanobis", "mahalanobis_relative", "knn", "ssd")
+    return c
 
+
+def set_images(c, dataset: str) -> None:
+    """The in-distribution set, and the other CIFAR as OOD."""
+    other = OTHER[dataset]
+    c.data.train = f"npz:{dataset}-train.npz[:-1000]"
+    c.data.test = f"npz:{dataset}-test.npz"
+    c.data.mean, c.data.std = MEAN[dataset], STD[dataset]
     c.score.near = (f"{other}=npz:{other}-test.npz[1000:]",)
     c.score.validation = f"npz:{other}-test.npz[:1000]"
     c.score.calibration = f"npz:{dataset}-train.npz[-1000:]"
-    c.score.scorers = ("mahalanobis", "mahalanobis_relative", "knn", "ssd")
-    return c
+
+
+def set_network(c, small: bool) -> None:
+    """A ResNet with SimCLR's projection head and no classifier."""
+    c.model.name = "resnet"
+    c.model.depth = 10 if small else 50
+    c.model.width = 16 if small else 192
+    c.model.stride = 2 if small else 1
+    c.model.norm = "batch"
+    c.model.image_size = 32
+    c.head.name = "projection"
+    c.head.layers = 2
+    c.head.hidden = 0
+    c.head.bottleneck = 128
+    c.head.outputs = 0

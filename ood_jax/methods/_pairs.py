@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ood_jax import sharding
+from ood_jax.losses.classify import cross_entropy
 from ood_jax.losses.contrastive import RowMap, alignment, uniformity
 from ood_jax.types import Array, Batch, Net, Outputs, PyTree
 from ood_jax.views.crops import multi_view, simclr_view
@@ -75,6 +76,26 @@ def forward(
     shaped = jax.tree.map(lambda x: x.reshape(images, count, *x.shape[1:]), outputs)
     assert shaped.projections is not None  # check_contrast wants a projection head
     return shaped.projections, shaped, stats
+
+
+def classified(
+    logits: Array, labels: Array, *, label_smoothing: float = 0.0
+) -> tuple[Array, Array]:
+    """Mean cross-entropy and accuracy of logits [B, V, K]; int labels broadcast to [B, V]."""
+    labels = jnp.broadcast_to(labels, logits.shape[:2]).reshape(-1)
+    logits = logits.reshape(-1, logits.shape[-1])
+    entropies = cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    return entropies.mean(), jnp.mean(jnp.argmax(logits, -1) == labels)
+
+
+def probe_logits(net: Net, params: PyTree, features: Array) -> Array:
+    """What the linear classifier says of features [..., D] that it does not move: [..., K].
+
+    CSI's code trains one so, beside its supervised contrastive loss.
+    """
+    assert net.last_layer is not None  # whoever asks wants classes
+    layer = net.last_layer(params)
+    return jax.lax.stop_gradient(features) @ layer.kernel + layer.bias
 
 
 def row_map(config: ConfigDict) -> RowMap:

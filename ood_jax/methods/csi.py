@@ -12,10 +12,9 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ood_jax.losses.classify import cross_entropy
 from ood_jax.losses.contrastive import nt_xent
 from ood_jax.methods import _pairs
-from ood_jax.types import Array, Aux, Batch, Method, Net, Outputs, PyTree, TrainState, Update
+from ood_jax.types import Array, Aux, Batch, Method, Net, PyTree, TrainState, Update
 from ood_jax.views.crops import multi_view
 
 DEFAULTS: dict[str, Any] = dict(
@@ -45,7 +44,9 @@ def build(config: ConfigDict, net: Net) -> Method:
         metrics = {"loss_contrastive": contrastive} | _pairs.monitors(z, rows)
         value = contrastive
         if classified:
-            shift, accuracy = _shift_loss(outputs, m.shifts)  # Eq. 5
+            assert outputs.second_logits is not None  # _check wants them
+            turns = jnp.tile(jnp.arange(m.shifts), len(z) // m.shifts)[:, None]
+            shift, accuracy = _pairs.classified(outputs.second_logits, turns)  # Eq. 5
             value = contrastive + m.shift_weight * shift
             metrics |= {"loss_shift": shift, "shift_accuracy": accuracy}
         return value, Aux(stats, state.memory, metrics)
@@ -68,15 +69,6 @@ def turned(views: Array, shifts: int) -> Array:
     pairs = views.reshape(-1, shifts, 2, *views.shape[2:])
     each = [jnp.rot90(pairs[:, k], k, axes=(2, 3)) for k in range(shifts)]
     return jnp.stack(each, 1).reshape(-1, 2, *views.shape[2:])
-
-
-def _shift_loss(outputs: Outputs, shifts: int) -> tuple[Array, Array]:
-    """Mean cross-entropy and accuracy of shift logits [B shifts, 2, shifts]."""
-    assert outputs.second_logits is not None  # _check wants them
-    logits = outputs.second_logits.reshape(-1, shifts)
-    turned = jnp.tile(jnp.repeat(jnp.arange(shifts), 2), len(logits) // (2 * shifts))
-    entropies = cross_entropy(logits, turned, label_smoothing=0.0)
-    return entropies.mean(), jnp.mean(jnp.argmax(logits, -1) == turned)
 
 
 def _check(config: ConfigDict) -> None:

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ood_jax.losses.classify import cross_entropy
 from ood_jax.losses.contrastive import RowMap, nt_xent, supcon
 from ood_jax.losses.norm import norm_penalty, told_apart
 from ood_jax.methods import _pairs
@@ -134,23 +133,13 @@ def _beside(
     if _base(config) == "csi":  # the shift of each view: Tack et al. 2020, Eq. 5
         assert outputs.second_logits is not None  # _check wants them
         shift = jnp.repeat(jnp.arange(views // 2), 2)
-        loss, accuracy = _classified(outputs.second_logits[:, :views], shift)
+        loss, accuracy = _pairs.classified(outputs.second_logits[:, :views], shift)
         return loss, {"loss_shift": loss, "shift_accuracy": accuracy}
     if _base(config) == "supclr":  # classes, without moving a feature: see supclr.py
-        assert net.last_layer is not None  # _check wants classes
-        layer = net.last_layer(params)
-        features = jax.lax.stop_gradient(outputs.features[:, :views])
-        loss, accuracy = _classified(features @ layer.kernel + layer.bias, labels[:, None])
+        logits = _pairs.probe_logits(net, params, outputs.features[:, :views])
+        loss, accuracy = _pairs.classified(logits, labels[:, None])
         return loss, {"loss_probe": loss, "accuracy": accuracy}
     return jnp.zeros(()), {}
-
-
-def _classified(logits: Array, labels: Array) -> tuple[Array, Array]:
-    """Mean cross-entropy and accuracy of logits [B, V, K]; labels broadcast to [B, V]."""
-    labels = jnp.broadcast_to(labels, logits.shape[:2]).reshape(-1)
-    logits = logits.reshape(-1, logits.shape[-1])
-    entropies = cross_entropy(logits, labels, label_smoothing=0.0)
-    return entropies.mean(), jnp.mean(jnp.argmax(logits, -1) == labels)
 
 
 def _views(config: ConfigDict) -> Callable[[Batch, Array], Batch]:

@@ -9,13 +9,11 @@ sum over both directions, twice the usual NT-Xent; lambda = 100 is relative to t
 import math
 from typing import Any
 
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ood_jax.losses.classify import cross_entropy
 from ood_jax.losses.contrastive import nt_xent
 from ood_jax.methods import _pairs
-from ood_jax.types import Array, Aux, Batch, Method, Net, Outputs, PyTree, TrainState, Update
+from ood_jax.types import Array, Aux, Batch, Method, Net, PyTree, TrainState, Update
 
 DEFAULTS: dict[str, Any] = dict(
     temperature=1.0,  # tau; the optimum of the paper's Table 6
@@ -42,7 +40,11 @@ def build(config: ConfigDict, net: Net) -> Method:
         metrics = {"loss_contrastive": contrastive} | _pairs.monitors(z, rows)
         value = contrastive
         if m.class_weight:
-            supervised, accuracy = _classified(outputs, batch["label"], m.label_smoothing)
+            assert outputs.logits is not None  # _check wants classes
+            labels = batch["label"][:, None]  # of both views
+            supervised, accuracy = _pairs.classified(
+                outputs.logits, labels, label_smoothing=m.label_smoothing
+            )
             value = contrastive + m.class_weight * supervised
             metrics |= {"loss_class": supervised, "accuracy": accuracy}
         return value, Aux(stats, state.memory, metrics)
@@ -54,15 +56,6 @@ def build(config: ConfigDict, net: Net) -> Method:
         classes=config.head.outputs if m.class_weight else 0,
         warn=_pairs.warnings,
     )
-
-
-def _classified(outputs: Outputs, labels: Array, label_smoothing: float) -> tuple[Array, Array]:
-    """Mean cross-entropy and accuracy of logits [B, 2, K]: both views have the image's label."""
-    assert outputs.logits is not None  # _check wants classes
-    logits = outputs.logits.reshape(-1, outputs.logits.shape[-1])
-    of_views = jnp.repeat(labels, 2)
-    entropies = cross_entropy(logits, of_views, label_smoothing=label_smoothing)
-    return entropies.mean(), jnp.mean(jnp.argmax(logits, -1) == of_views)
 
 
 def _check(config: ConfigDict) -> None:

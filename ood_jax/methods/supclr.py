@@ -6,14 +6,11 @@ features, without moving them, as CSI's code does: it gives accuracy, and scores
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ood_jax.losses.classify import cross_entropy
 from ood_jax.losses.contrastive import supcon, supcon_with_self
 from ood_jax.methods import _pairs
-from ood_jax.types import Array, Aux, Batch, Method, Net, Outputs, PyTree, TrainState, Update
+from ood_jax.types import Array, Aux, Batch, Method, Net, PyTree, TrainState, Update
 
 FORMS = {"supcon": supcon, "csi": supcon_with_self}
 
@@ -39,7 +36,8 @@ def build(config: ConfigDict, net: Net) -> Method:
         z, outputs, stats = _pairs.forward(net, params, state.stats, batch["pair"], key)
         labels = batch["label"]
         contrastive = contrast(z, labels, temperature=config.method.temperature, rows=rows).mean()
-        probe, accuracy = _probed(net, params, outputs, labels)
+        logits = _pairs.probe_logits(net, params, outputs.features)
+        probe, accuracy = _pairs.classified(logits, labels[:, None])
         metrics = {"loss_contrastive": contrastive, "loss_probe": probe, "accuracy": accuracy}
         metrics |= _pairs.monitors(z, rows)
         return contrastive + probe, Aux(stats, state.memory, metrics)
@@ -51,17 +49,6 @@ def build(config: ConfigDict, net: Net) -> Method:
         classes=config.head.outputs,
         warn=_pairs.warnings,
     )
-
-
-def _probed(net: Net, params: PyTree, outputs: Outputs, labels: Array) -> tuple[Array, Array]:
-    """Mean cross-entropy and accuracy of the classifier on features [B, 2, D] held still."""
-    assert net.last_layer is not None  # _check wants classes
-    layer = net.last_layer(params)
-    features = jax.lax.stop_gradient(outputs.features)
-    logits = (features @ layer.kernel + layer.bias).reshape(-1, layer.kernel.shape[-1])
-    of_views = jnp.repeat(labels, features.shape[1])
-    entropies = cross_entropy(logits, of_views, label_smoothing=0.0)
-    return entropies.mean(), jnp.mean(jnp.argmax(logits, -1) == of_views)
 
 
 def _check(config: ConfigDict) -> None:

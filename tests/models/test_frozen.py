@@ -63,7 +63,7 @@ def test_a_run_without_training(tmp_path, capsys):
     ("flag", "says"),
     [
         ("--config.name=x", "error: method frozen trains nothing: give the network's weights"),
-        ("--config.model.weights=gone.pth", "error: gone.pth: no such file"),
+        ("--config.model.weights=gone.pth", "error: model.weights = 'gone.pth': no such file"),
         ("--config.model.weights={file}", "is of another network. its shapes are others: head"),
     ],
 )

@@ -26,14 +26,17 @@ def config(z, shifts):
 
 @pytest.fixture
 def features(golden, monkeypatch):
-    """(golden arrays, function): f of image n under view t is what the golden file says."""
+    """(golden arrays, function): f of image n under view t is what the golden file says.
+
+    A view is one pixel of two channels, n and t: turning it changes nothing.
+    """
     z = golden("csi_score")
     monkeypatch.setattr(
         views,
         "_view",
         lambda forward, images, index, number, scale: jnp.stack(
             [index, jnp.full_like(index, number)], 1
-        ),
+        )[:, None, None],
     )
 
     def of(part, shifts):
@@ -42,8 +45,10 @@ def features(golden, monkeypatch):
         index = jnp.arange(len(given))
 
         def apply(at):
-            row, view = at[:, 0], at[:, 1]
-            return Outputs(at, projections=given[row, view], second_logits=logits[row, view])
+            row, view = at[:, 0, 0, 0], at[:, 0, 0, 1]
+            return Outputs(
+                at[:, 0, 0], projections=given[row, view], second_logits=logits[row, view]
+            )
 
         images = jnp.zeros((len(given), 2, 2, 3), jnp.uint8)
         extra = views.shifted(config(z, shifts)).compute(Forward(apply, 2, (), ()), images, index)

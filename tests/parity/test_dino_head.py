@@ -43,9 +43,13 @@ def test_dino_head(golden, case):
         params = {**params, "last": {"direction": params["last"]["direction"]}}
 
     def value(params, x):
-        return jnp.sum(head.apply({"params": params}, x)[1] * g[f"{case}/cotangent"])
+        return jnp.sum(
+            head.apply({"params": params}, x, train=False).logits * g[f"{case}/cotangent"]
+        )
 
-    _close(head.apply({"params": params}, g[f"{case}/input"])[1], g[f"{case}/output"])
+    _close(
+        head.apply({"params": params}, g[f"{case}/input"], train=False).logits, g[f"{case}/output"]
+    )
     grads, grad_input = jax.grad(value, (0, 1))(params, jnp.asarray(g[f"{case}/input"]))
     _close(grad_input, g[f"{case}/grad_input"])
     names = [k.removeprefix(f"{case}/grad/") for k in g if k.startswith(f"{case}/grad/")]
@@ -60,5 +64,5 @@ def test_gain(golden, case):
     params = _params(g, case)
     gain = g[f"{case}/weight_g_changed"][:, 0]
     params = {**params, "last": {**params["last"], "gain": gain}}
-    output = _head(params, True).apply({"params": params}, g[f"{case}/input"])[1]
+    output = _head(params, True).apply({"params": params}, g[f"{case}/input"], train=False).logits
     _close(output, g[f"{case}/output_after_g"])

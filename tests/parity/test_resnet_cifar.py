@@ -39,7 +39,7 @@ class Golden:
         features, updated = self.trunk.apply(
             variables, self.images, train, mutable=["batch_stats"] if train else []
         )
-        _, logits = self.head.apply({"params": params["head"]}, features)
+        logits = self.head.apply({"params": params["head"]}, features, train).logits
         return features, logits, updated.get("batch_stats")
 
 
