@@ -99,6 +99,7 @@ def test_two_processes_are_one(folder, recipe, one):
     _assert_same(recipe, folder / "two", one)
 
 
+@pytest.mark.slow
 def test_one_goes_on_where_two_were_stopped(folder, recipe, one, tmp_path):
     """SIGTERM to both: they stop after the same step, which is saved."""
 
@@ -121,6 +122,7 @@ def test_one_goes_on_where_two_were_stopped(folder, recipe, one, tmp_path):
     _assert_same(recipe, tmp_path, one)
 
 
+@pytest.mark.slow
 def test_two_go_on_where_one_stopped(folder, recipe, one, tmp_path):
     workdir = tmp_path / "w"
     shutil.copytree(one / "checkpoints" / "12", workdir / "checkpoints" / "12")
@@ -131,6 +133,7 @@ def test_two_go_on_where_one_stopped(folder, recipe, one, tmp_path):
     _assert_same(recipe, workdir, one)
 
 
+@pytest.mark.slow
 def test_stages_of_two_processes_are_those_of_one(folder, tmp_path):
     """Negatives and BatchNorm cross from one to the other, and both read the stage before."""
     path = tmp_path / "recipe.py"

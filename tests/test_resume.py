@@ -161,6 +161,7 @@ def _finish(recipe, workdir, env):
     return json.loads((workdir / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_kill_9_then_sigint_then_the_end(folder, tmp_path):
     """Processes of their own, the killed one's step compiled anew; scored at the end."""
     recipe = write_recipe(folder / "data", "tiny_config")

@@ -103,7 +103,10 @@ def _interrupt():
 
 
 @pytest.mark.parametrize("stage", [0, 1])
-@pytest.mark.parametrize(("stop", "error"), [(_crash, Crash), (_interrupt, loop.Interrupted)])
+@pytest.mark.parametrize(
+    ("stop", "error"),
+    [(_crash, Crash), pytest.param(_interrupt, loop.Interrupted, marks=pytest.mark.slow)],
+)
 def test_stopped_in_either_stage_ends_as_uninterrupted(
     data, whole, tmp_path, monkeypatch, stage, stop, error
 ):

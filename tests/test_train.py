@@ -199,7 +199,15 @@ SMALL = [
 
 
 @pytest.mark.parametrize(
-    "recipe", [*RECIPES, *SMALL, *(f"configs/dino_negatives.py:{v}" for v in VARIANTS)]
+    "recipe",
+    [
+        *RECIPES,
+        *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in SMALL),
+        *(
+            pytest.param(f"configs/dino_negatives.py:{variant}", marks=pytest.mark.slow)
+            for variant in VARIANTS
+        ),
+    ],
 )
 def test_every_recipe_has_a_step(recipe, tmp_path, monkeypatch):
     """Shapes only: the recipe's own network, views and optimiser, on stand-in data."""

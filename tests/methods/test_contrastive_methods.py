@@ -103,7 +103,13 @@ def test_loss_is_what_the_paper_adds_up(method, tmp_path):
     assert metrics["uniformity"] <= 0 <= metrics["alignment"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(method, marks=[pytest.mark.slow] * (method in ("simclr", "supclr")))
+        for method in METHODS
+    ],
+)
 def test_one_device_is_two_and_blocks_change_nothing(method, tmp_path):
     config = config_of(method, tmp_path)
     _, _, one, metrics = stepped(config)

@@ -215,6 +215,7 @@ def waves(folder, name, seed, noise=False):
     return f"npz:{folder / name}.npz"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [True, False])
 def test_a_run_is_told_when_outliers_are_its_training_set(overlap, tmp_path, capsys):
     c = config_of(tmp_path / "data", {"method.norm_weight": 1.0, "optim.lr": 0.1})
