@@ -45,7 +45,7 @@ def _steps(config, count):
     return jax.device_get(state), metrics
 
 
-@pytest.mark.parametrize("trunk", ["vit", "resnet"])
+@pytest.mark.parametrize("trunk", ["vit", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_one_device_is_two(tmp_path, trunk):
     config = tiny_config(tmp_path)
     if trunk == "resnet":  # its BatchNorm must see the global batch

@@ -146,6 +146,7 @@ def stepped(run, steps_and_views):
 WARMUP = {"method.norm_warmup_epochs": 1.0}  # of 3 steps
 
 
+@pytest.mark.slow
 def test_one_device_is_two(tmp_path):
     config = config_of(tmp_path, WARMUP)
     [((one, aux), grads)] = stepped(prepare(config), [(3, random_views())])
