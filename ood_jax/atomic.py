@@ -25,3 +25,14 @@ def replaced(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # its folder may be a file, or forbidden
             fresh.unlink()
+
+
+def check_writable(folder: Path) -> None:
+    """Refuses a folder for results before hours of compute; makes it where it is not there.
+
+    Raises:
+      ValueError: it cannot be made or written.
+    """
+    with replaced(folder / ".writable") as fresh:
+        fresh.touch()
+    (folder / ".writable").unlink(missing_ok=True)

@@ -152,6 +152,16 @@ def stages_in(workdir: str) -> dict[str, Any]:
         raise ValueError(f"{path} is no config that ood_jax has written") from None
 
 
+def saved_steps(workdir: str) -> list[int]:
+    """The steps whose checkpoints `workdir` keeps, ascending; of several stages the last one's.
+
+    Raises:
+      ValueError: no workdir, or no checkpoint in it.
+    """
+    with _reader(workdir) as manager:
+        return sorted(manager.all_steps())
+
+
 def restore_for_scoring(workdir: str, step: int | None = None) -> Restored:
     """The newest checkpoint of `workdir` (or that of `step`), without any training code.
 
@@ -160,22 +170,8 @@ def restore_for_scoring(workdir: str, step: int | None = None) -> Restored:
     Raises:
       ValueError: no workdir, no checkpoint in it, or not that step.
     """
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    if stages := stages_in(workdir):
-        workdir = str(epath.Path(workdir) / list(stages)[-1])
-    if not _folder(workdir).is_dir():
-        raise ValueError(f"no checkpoint in {workdir}: train first, or name another --workdir")
-    manager = ocp.CheckpointManager(
-        _folder(workdir),
-        options=ocp.CheckpointManagerOptions(read_only=True),
-        item_handlers={
-            "state": ocp.PyTreeCheckpointHandler(),
-            "config": ocp.JsonCheckpointHandler(),
-        },
-    )
+    manager = _reader(workdir)
     steps = sorted(manager.all_steps())
-    if not steps:
-        raise ValueError(f"no checkpoint in {workdir}: train first, or name another --workdir")
     if step is not None and step not in steps:
         raise ValueError(f"no checkpoint of step {step} in {workdir}: it has {steps}")
     step = steps[-1] if step is None else step
@@ -192,6 +188,26 @@ def restore_for_scoring(workdir: str, step: int | None = None) -> Restored:
     return Restored(
         config, step, source["params"], source.get("stats") or {}, state.get("memory") or {}
     )
+
+
+def _reader(workdir: str) -> ocp.CheckpointManager:
+    """Of the last stage's checkpoints, of which there is one or more."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    if stages := stages_in(workdir):
+        workdir = str(epath.Path(workdir) / list(stages)[-1])
+    if not _folder(workdir).is_dir():
+        raise ValueError(f"no checkpoint in {workdir}: train first, or name another --workdir")
+    manager = ocp.CheckpointManager(
+        _folder(workdir),
+        options=ocp.CheckpointManagerOptions(read_only=True),
+        item_handlers={
+            "state": ocp.PyTreeCheckpointHandler(),
+            "config": ocp.JsonCheckpointHandler(),
+        },
+    )
+    if not manager.all_steps():
+        raise ValueError(f"no checkpoint in {workdir}: train first, or name another --workdir")
+    return manager
 
 
 def _folder(workdir: str) -> epath.Path:

@@ -44,6 +44,7 @@ def measure(workdir: str, *, inside: str | None = None, out: str | None = None) 
       ValueError: in one line, whatever is wrong; before compute where it can be known.
     """
     from ood_jax import clp_results, ensemble
+    from ood_jax.atomic import check_writable
 
     folder = Path(workdir if out is None else out).expanduser()
     if folder.is_file():
@@ -51,7 +52,7 @@ def measure(workdir: str, *, inside: str | None = None, out: str | None = None) 
     members = ensemble.members(workdir)
     test = ensemble.open_union(members[0])
     inside = _known(inside, [part.name for part in test.parts])
-    _check_writable(folder)
+    check_writable(folder)
     judged = ensemble.judge(members, test)
     per_image = clp_results.image_wise(test, judged)
     found = clp_results.results(members, test, judged, per_image)
@@ -69,14 +70,6 @@ def _known(inside: str | None, names: list[str]) -> str:
         hint = f"did you mean {close[0]}? " if close else ""
         raise ValueError(f"--inside={inside}: {hint}the union has {', '.join(names)}")
     return inside
-
-
-def _check_writable(folder: Path) -> None:
-    from ood_jax.atomic import replaced
-
-    with replaced(folder / ".writable") as fresh:
-        fresh.touch()
-    (folder / ".writable").unlink(missing_ok=True)
 
 
 def _write(

@@ -152,5 +152,6 @@ def _score() -> ConfigDict:
     c.she_metric = "inner_product"  # inner_product | euclidean | cosine
     c.gram_powers = (1, 2, 3, 4, 5)
     c.augmentations = 32  # random views of each image: norm_ensemble, norm_mean, csi
+    c.crop_scale = (0.08, 1.0)  # share of the image's area in these views; csi has its own
     c.shifts = 1  # csi: rotations by 90 degrees, 1 to 4
     return c

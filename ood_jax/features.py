@@ -5,6 +5,7 @@ Works the same in one process or many: each reads its own rows, and all end with
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -48,6 +49,7 @@ def extract(
     fields: tuple[str, ...] = (),
     extras: tuple[Extra, ...] = (),
     label: str = "features",
+    bar: Progress | None = None,
 ) -> Extracted:
     """What `net` says about every image of `source`, in evaluation mode.
 
@@ -56,7 +58,8 @@ def extract(
         score.batch, images a forward, is rounded up to a multiple of the mesh. fields: those of
         Features that are wanted beside `features`. extras: what else is computed of the images, in
         the same pass; an image's index is its row in the source.
-      label: what the progress line calls this.
+      label: what the progress line calls this. bar: what counts these images, among others; None =
+        a bar of their own.
 
     Raises:
       ValueError: an empty source, a field that the network does not have, no image can be read,
@@ -64,7 +67,7 @@ def extract(
     """
     step = jitted_fields(net, config, mesh, fields, extras)
     parts: list[dict[str, np.ndarray]] = []
-    for batch in _over(step, params, stats, source, config, mesh, label):
+    for batch in _over(step, params, stats, source, config, mesh, label, bar):
         valid = batch.pop("valid")
         parts.append({name: value[valid] for name, value in batch.items()})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -216,6 +219,7 @@ def _over(
     config: ConfigDict,
     mesh: Mesh,
     label: str,
+    bar: Progress | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """`step` of every batch of `source`, on the host, with "rows" int32 [B]."""
     if len(source) == 0:
@@ -231,11 +235,12 @@ def _over(
     def finish() -> dict[str, np.ndarray]:
         start, found = waiting.popleft()
         rows = np.arange(start, start + size, dtype=np.int32)
-        bar.update(min(size, len(source) - start))
+        counter.update(min(size, len(source) - start))
         return {"rows": rows} | {name: np.asarray(value) for name, value in found.items()}
 
     first = jax.process_index() == 0
-    with Progress(len(source), unit="images", label=label, enabled=first) as bar:
+    counter = bar or Progress(len(source), unit="images", label=label, enabled=first)
+    with counter if bar is None else nullcontext():
         batches = eval_batches(
             source,
             batch=size,

@@ -4,9 +4,9 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ood_jax import ranks
 from ood_jax.atomic import replaced
@@ -25,7 +25,7 @@ def gather(runs: Sequence[Run]) -> dict[str, Any]:
     the shape that results.json gives them, with each number x replaced by
     {"mean", "std" (null for one seed), "n", "values": {SEED: x}}. A variant of two finished seeds
     or more has "ood_rank_spread" {SET: {SCORER: points}} as well, see `ranks.spread`, and
-    "ood_rank_left_out" [REASON, ...].
+    "ood_rank_left_out" [REASON, ...]. VARIANT is `Run.row`: each case of a benchmark is one.
     """
     listed: list[dict[str, Any]] = []
     variants: dict[str, dict[str, Any]] = {}
@@ -35,16 +35,16 @@ def gather(runs: Sequence[Run]) -> dict[str, Any]:
         found = finished(run)
         listed.append(
             {
-                "variant": run.variant,
+                "variant": run.row,
                 "seed": run.seed,
                 "workdir": str(run.workdir),
                 "finished": found is not None,
             }
         )
-        variants[run.variant] = {"recipe": run.recipe, "settings": run.settings}
+        variants[run.row] = {"recipe": run.recipe, "settings": run.settings}
         if found is not None:
-            by_variant.setdefault(run.variant, []).append((run.seed, found))
-            workdirs.setdefault(run.variant, {})[run.seed] = run.workdir
+            by_variant.setdefault(run.row, []).append((run.seed, found))
+            workdirs.setdefault(run.row, {})[run.seed] = run.workdir
     for variant, found_runs in by_variant.items():
         for part in PARTS:
             trees = [(seed, found.get(part) or {}) for seed, found in found_runs]
@@ -71,7 +71,7 @@ def merged(trees: Sequence[tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
         if branches:
             out[key] = merged(branches)
         elif numbers:
-            out[key] = _statistics(numbers)
+            out[key] = statistic(numbers)
     return out
 
 
@@ -80,7 +80,8 @@ def _is_number(value: Any) -> bool:
     return number and math.isfinite(value)
 
 
-def _statistics(values: dict[str, float]) -> dict[str, Any]:
+def statistic(values: dict[str, float]) -> dict[str, Any]:
+    """{SEED: x} -> {"mean", "std" (null for one seed), "n", "values"}."""
     numbers = list(values.values())
     spread = statistics.stdev(numbers) if len(numbers) > 1 else None
     return {"mean": statistics.fmean(numbers), "std": spread, "n": len(numbers), "values": values}
@@ -135,25 +136,33 @@ def _measure(stat: dict[str, Any]) -> str:
     return f"{stat['mean']:.4g}" + (f" ± {stat['std']:.2g}" if stat["std"] is not None else "")
 
 
+class Table(NamedTuple):
+    """A table of text. left: how many columns are words; numbers follow, set to the right."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: Rows
+    notes: list[str]
+    left: int
+
+
 AUROC, SPREAD = "AUROC, %", "OOD rank, spread"
-HEADERS = (
-    ("OOD detection", ("variant", "OOD set", "scorer", AUROC, "n", SPREAD), auroc_rows),
-    ("In distribution", ("variant", "measure", "value", "n"), in_distribution_rows),
-)
+DETECTION: tuple[str, ...] = ("variant", "OOD set", "scorer", AUROC, "n", SPREAD)
+IN_DISTRIBUTION = ("variant", "measure", "value", "n")
 
 
-def _tables(gathered: dict[str, Any]) -> Iterator[tuple[str, Rows, list[str]]]:
-    """(title, header and rows, notes); a last column without any number is left out."""
-    for title, names, of in HEADERS:
-        header: tuple[str, ...] = names
-        rows = of(gathered)
-        notes = [f"± {gathered['deviation']}; n = seeds."]
-        if SPREAD in header:
-            filled = any(row[-1] for row in rows)
-            notes += _notes(gathered, filled)
-            if not filled:
-                header, rows = header[:-1], [row[:-1] for row in rows]
-        yield title, [header, *rows], notes
+def tables(gathered: dict[str, Any]) -> list[Table]:
+    """What a sweep shows; a last column without any number is left out."""
+    header, rows = DETECTION, auroc_rows(gathered)
+    notes = [f"± {gathered['deviation']}; n = seeds."]
+    filled = any(row[-1] for row in rows)
+    if not filled:
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    more = _notes(gathered, filled)
+    return [
+        Table("OOD detection", header, rows, [*notes, *more], 3),
+        Table("In distribution", IN_DISTRIBUTION, in_distribution_rows(gathered), notes, 2),
+    ]
 
 
 def _notes(gathered: dict[str, Any], filled: bool) -> list[str]:
@@ -169,12 +178,13 @@ def _notes(gathered: dict[str, Any], filled: bool) -> list[str]:
     return [meaning] * filled + absent
 
 
-def markdown(gathered: dict[str, Any]) -> str:
-    """The tables of ROOT/sweep.md."""
+def markdown(shown: Iterable[Table]) -> str:
+    """Tables as Markdown."""
     lines: list[str] = []
-    for title, (header, *rows), notes in _tables(gathered):
-        lines += [f"## {title}", "", *(line for note in notes for line in (note, ""))]
-        lines += [_line(header), _line(["---"] * len(header)), *map(_line, rows), ""]
+    for table in shown:
+        lines += [f"## {table.title}", "", *(line for note in table.notes for line in (note, ""))]
+        rule = ["---" if i < table.left else "---:" for i in range(len(table.header))]
+        lines += [_line(table.header), _line(rule), *map(_line, table.rows), ""]
     return "\n".join(lines)
 
 
@@ -182,34 +192,33 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def show(gathered: dict[str, Any]) -> None:
-    """The same tables on the screen."""
+def show(shown: Iterable[Table]) -> None:
+    """Tables on the screen; those without a row are left out."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as Screen
     from rich.text import Text
 
     console = Console(width=None if sys.stdout.isatty() else 160)
-    for title, (header, *rows), notes in _tables(gathered):
-        table = Table(title=title, caption=Text("\n".join(notes)))
-        for name in header:
-            right = name in (AUROC, SPREAD, "value", "n")
-            table.add_column(name, justify="right" if right else "left")
-        for row in rows:
-            table.add_row(*map(Text, row))
-        if table.row_count:
-            console.print(table)
+    for table in shown:
+        screen = Screen(title=Text(table.title), caption=Text("\n".join(table.notes)))
+        for i, name in enumerate(table.header):
+            screen.add_column(Text(name), justify="left" if i < table.left else "right")
+        for row in table.rows:
+            screen.add_row(*map(Text, row))
+        if screen.row_count:
+            console.print(screen)
 
 
-def write(gathered: dict[str, Any], root: str | Path) -> None:
-    """ROOT/sweep.json and ROOT/sweep.md; a kill leaves the old files or the new.
+def write(gathered: dict[str, Any], text: str, root: str | Path, name: str) -> Path:
+    """ROOT/NAME.json with `gathered`, ROOT/NAME.md with `text` -> the former.
+
+    A kill leaves the old files or the new.
 
     Raises:
       ValueError: they cannot be written there.
     """
-    texts = {
-        "sweep.json": json.dumps(gathered, indent=1, allow_nan=False) + "\n",
-        "sweep.md": markdown(gathered),
-    }
-    for name, text in texts.items():
-        with replaced(Path(root) / name) as fresh:
-            fresh.write_text(text, encoding="utf-8")
+    texts = {".json": json.dumps(gathered, indent=1, allow_nan=False) + "\n", ".md": text}
+    for ending, content in texts.items():
+        with replaced(Path(root) / (name + ending)) as fresh:
+            fresh.write_text(content, encoding="utf-8")
+    return Path(root) / f"{name}.json"

@@ -7,6 +7,7 @@ left out, and the page says so. Runs that differ only in the seed share a row, w
 deviation. --workdirs may be repeated. Writes DIR/report.html, one file with all in it, and the same
 as DIR/report.md with its pictures in DIR/figures/. Needs neither a GPU nor the checkpoints.
 ROOT is a folder that python -m ood_jax.clp wrote to: how hard OOD classes and images are to detect.
+Norms of features over training are shown of workdirs that python -m ood_jax.norms has measured.
 """
 
 import sys
@@ -74,7 +75,17 @@ def report(workdirs: Sequence[str], projection: str = "pca", clp: str | None = N
 def _sections(
     found: "Sequence[Variant]", projection: str, confusion: "Clp | None"
 ) -> "list[Section]":
-    from ood_jax.reporting import across, clp, curves, facts, figures, gallery, rank_spread, tables
+    from ood_jax.reporting import (
+        across,
+        clp,
+        curves,
+        facts,
+        figures,
+        gallery,
+        norms,
+        rank_spread,
+        tables,
+    )
     from ood_jax.reporting import projection as projections
     from ood_jax.reporting.blocks import Section, Text
 
@@ -85,9 +96,11 @@ def _sections(
         else "t-SNE of the features: distances between groups mean little."
     )
     per_variant = Text("Shown for the first run of each row of the tables.")
-    against = {}
+    more = {}
     if confusion is not None:
-        against["AUROC against CLP"] = lambda: clp.against_clp(found, confusion)
+        more["AUROC against CLP"] = lambda: clp.against_clp(found, confusion)
+    if norms.wanted(runs):
+        more["Norms of features"] = lambda: norms.norms(found)
     makers = {
         "What was compared": lambda: facts.compared(found),
         "Detection": lambda: [*tables.detection(found), *rank_spread.rank_spread(found)],
@@ -100,7 +113,7 @@ def _sections(
         "ROC curves": lambda: [Text(ROC), *figures.roc_curves(runs)],
         "Features": lambda: [described, per_variant, *projections.projections(found, projection)],
         "Worst mistakes": lambda: [Text(GALLERY), *gallery.gallery(found)],
-        **against,
+        **more,
         "Across runs": lambda: across.across(found),
         "Training": lambda: curves.curves(runs),
     }

@@ -1,27 +1,38 @@
-"""Many runs of the main job: the product of recipes, settings and seeds, each with its workdir."""
+"""Many runs of the main job: recipes, settings, a benchmark's cases and seeds, each its workdir."""
 
+import contextlib
 import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ood_jax import config as configs
+from ood_jax.cases import Case
 from ood_jax.recipe import load
 from ood_jax.results import read_results
 
 # A run works these out from one another and the size of its train set; a name changes no number.
 _WORKED_OUT = ("name", "train.epochs", "train.steps", "train.steps_per_epoch")
+WHOLE = Case("", {})  # the recipe as it is
+
+Cases = Callable[[configs.ConfigDict], Sequence[Case]]  # of a recipe with its settings
+
+
+def whole(_: configs.ConfigDict) -> Sequence[Case]:
+    """The cases of a sweep: every recipe as it is."""
+    return (WHOLE,)
 
 
 class Run(NamedTuple):
     """One run of ood_jax.main.
 
-    variant: what its table row is called, the same for all seeds. recipe: FILE[:ARGUMENT].
-    settings: what this variant sets, key -> text as on a command line. workdir: where it writes.
-    arguments: of `python -m ood_jax.main`. config: every key that these ask for, "a.b" -> value.
+    variant: its recipe and settings in words, the same for all cases and seeds. recipe:
+    FILE[:ARGUMENT]. settings: what this variant and case set, key -> text as on a command line.
+    workdir: where it writes. arguments: of `python -m ood_jax.main`. config: every key that these
+    ask for, "a.b" -> value. case: of a benchmark; WHOLE = of none.
     """
 
     variant: str
@@ -31,6 +42,18 @@ class Run(NamedTuple):
     workdir: Path
     arguments: tuple[str, ...]
     config: dict[str, Any]
+    case: Case = WHOLE
+
+    @property
+    def row(self) -> str:
+        """What its table row is called, the same for all seeds."""
+        return f"{self.variant} {self.case.folder}".rstrip()
+
+    @property
+    def scored(self) -> dict[str, Any]:
+        """The keys of the stage that is scored."""
+        stages = self.config["stages"]
+        return _of_stage(self.config, stages[-1]) if stages else self.config
 
 
 def expand(
@@ -39,16 +62,20 @@ def expand(
     seeds: Sequence[int],
     settings: Mapping[str, Sequence[str]],
     workdir: str | Path,
+    cases: Cases = whole,
 ) -> list[Run]:
-    """The runs of a sweep, seeds innermost: recipes x values of each setting x seeds.
+    """The runs of a sweep, seeds innermost: recipes x values of each setting x cases x seeds.
 
     recipes: FILE[:ARGUMENT]. overrides: `--config.key=value`, the same in all runs. settings:
-    key -> values as text. A run's workdir depends on nothing but its recipe, settings and seed.
+    key -> values as text. cases: the config of a recipe with its settings -> what a benchmark makes
+    of it; what a case sets takes the place of the user's own value. A run's workdir depends on
+    nothing but its recipe, settings, case and seed.
 
     Raises:
-      ValueError: unknown key or recipe, a value of another type, a key set twice.
+      ValueError: unknown key or recipe, a value of another type, a key set twice, what `cases`
+        refuses.
     """
-    given = [re.sub(r"^--?(no)?config\.", "", o.split("=", 1)[0]) for o in overrides]
+    given = [_key(flag) for flag in overrides]
     if "seed" in [*given, *settings]:
         raise ValueError("seed is set in two places: a sweep takes it from --seeds alone")
     if twice := sorted(set(given) & set(settings)):
@@ -58,46 +85,91 @@ def expand(
     runs = []
     for recipe, *values in itertools.product(recipes, *settings.values()):
         chosen = dict(zip(settings, values, strict=True))
-        runs += [_run(recipe, overrides, chosen, seed, Path(workdir)) for seed in seeds]
-    folders = [run.workdir for run in runs]
-    if clash := {str(folder) for folder in folders if folders.count(folder) > 1}:
-        raise ValueError(
-            f"two runs would write to {min(clash)}: give recipes of different names,"
-            " and each value once"
-        )
+        flags = [*overrides, *_flags(chosen)]
+        with _naming(recipe):
+            config = load([f"--config={recipe}", *flags])
+            made = cases(config)
+        for case in made:
+            kept = [flag for flag in flags if not _replaced(flag, case, config)]
+            runs += [_run(recipe, chosen, kept, case, seed, Path(workdir)) for seed in seeds]
+    _check_apart(runs)
     return runs
 
 
+def _check_apart(runs: Sequence[Run]) -> None:
+    folders = [run.workdir for run in runs]
+    if len(set(folders)) < len(folders):
+        clash = min(folder for folder in folders if folders.count(folder) > 1)
+        raise ValueError(
+            f"two runs would write to {clash}: give recipes of different names, and each value once"
+        )
+
+
 def _run(
-    recipe: str, overrides: Sequence[str], settings: dict[str, str], seed: int, root: Path
+    recipe: str,
+    chosen: dict[str, str],
+    kept: Sequence[str],
+    case: Case,
+    seed: int,
+    root: Path,
 ) -> Run:
+    """chosen: what names the variant. kept: the user's flags, but for what `case` sets itself."""
     path, _, argument = recipe.partition(":")
     stem = "-".join([Path(path).stem, *argument.replace("=", "-").split(",")]).rstrip("-")
-    pairs = [f"{key}={value}" for key, value in settings.items()]
-    folder = ",".join([_safe(stem), *map(_safe, pairs)])
+    pairs = [f"{key}={value}" for key, value in chosen.items()]
+    folder = ",".join([_safe(part) for part in (stem, *pairs, case.folder) if part])
     if len(folder) > 150:  # file systems stop at 255 bytes
         folder = f"{folder[:130]}-{_digest(folder)}"
-    asked = (
-        f"--config={recipe}",
-        *overrides,
-        *(f"--config.{pair}" for pair in pairs),
-        f"--config.seed={seed}",
-    )
+    own = {key: as_text(value) for key, value in case.settings.items()}
+    of_seed = {key: text.replace("{seed}", str(seed)) for key, text in own.items()}
+    asked = (f"--config={recipe}", *kept, *_flags(of_seed), f"--config.seed={seed}")
     workdir = root / folder / f"seed{seed}"
+    with _naming(recipe):
+        config = load(list(asked))
     return Run(
         variant=" ".join([stem, *pairs]),
         seed=seed,
         recipe=recipe,
-        settings=settings,
+        settings=chosen | own,
         workdir=workdir,
         arguments=(*asked, f"--workdir={workdir}"),
-        config=configs.flat(_loaded(recipe, asked)),
+        config=configs.flat(config),
+        case=case,
     )
 
 
-def _loaded(recipe: str, asked: Sequence[str]) -> configs.ConfigDict:
+def as_text(value: Any) -> str:
+    """A config's value, or a JSON one, as --config.key= takes it."""
+    if isinstance(value, tuple):
+        return json.dumps(value, ensure_ascii=False)  # double quotes: a shell's need no escapes
+    if isinstance(value, list):  # of --set; it names the folders of runs that are there already
+        return repr(tuple(value))
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _flags(settings: Mapping[str, str]) -> list[str]:
+    return [f"--config.{key}={text}" for key, text in settings.items()]
+
+
+def _key(flag: str) -> str:
+    return re.sub(r"^--?(no)?config\.", "", flag.split("=", 1)[0])
+
+
+def _replaced(flag: str, case: Case, config: configs.ConfigDict) -> bool:
+    """Does `case` set all that `flag` sets? It was made from that; and tuples would add up."""
+
+    def keys(key: str) -> set[str]:
+        of_one = not config.stages or key.split(".")[0] in config.stages
+        return {key} if of_one else {f"{stage}.{key}" for stage in config.stages}
+
+    return keys(_key(flag)) <= {one for key in case.settings for one in keys(key)}
+
+
+@contextlib.contextmanager
+def _naming(recipe: str) -> Iterator[None]:
+    """Errors within name the recipe."""
     try:
-        return load(list(asked))
+        yield
     except ValueError as error:
         named = str(error) if recipe in str(error) else f"{recipe}: {error}"
         raise ValueError(named) from error
@@ -126,8 +198,7 @@ def finished(run: Run) -> dict[str, Any] | None:
         return None
     if not all(_trained(_of_stage(run.config, stage), earlier[stage]) for stage in earlier):
         return None
-    last = _of_stage(run.config, stages[-1]) if stages else run.config
-    done = _trained(last, scored) and scored.train.steps <= found["step"]
+    done = _trained(run.scored, scored) and scored.train.steps <= found["step"]
     return found if done else None
 
 

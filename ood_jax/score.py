@@ -118,14 +118,12 @@ def _out(workdir: str, ood: dict[str, str] | None, out: str | None) -> Path:
 
 
 def _check_writable(path: Path) -> None:
-    from ood_jax.atomic import replaced
+    from ood_jax.atomic import check_writable
 
-    if not path.is_dir():
-        with replaced(path.with_name(".writable")) as fresh:
-            fresh.touch()
-        path.with_name(".writable").unlink(missing_ok=True)
-        return
-    raise ValueError(f"--out={path} is a folder: name a file in it, such as {path / 'ood.json'}")
+    if path.is_dir():
+        example = path / "ood.json"
+        raise ValueError(f"--out={path} is a folder: name a file in it, such as {example}")
+    check_writable(path.parent)
 
 
 def _features_folder(workdir: str) -> Path | None:

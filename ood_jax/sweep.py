@@ -19,15 +19,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from ood_jax.atomic import replaced
-from ood_jax.command import parser
-from ood_jax.gather import gather, show, write
-from ood_jax.runs import Run, expand, finished
+from ood_jax import command as commands
+from ood_jax.atomic import check_writable
+from ood_jax.gather import gather, markdown, show, tables, write
+from ood_jax.runs import Cases, Run, as_text, expand, finished, whole
 
 __all__ = ["Run", "command", "expand", "gather", "launch", "main"]
 
@@ -49,9 +48,7 @@ def launch(runs: Sequence[Run], jobs: int = 1) -> tuple[list[Run], int]:
         while live or (waiting and not received):
             while waiting and len(live) < jobs and not received:
                 run = waiting.pop(0)
-                _say(
-                    f"run {len(runs) - len(waiting)} of {len(runs)}: {run.variant} seed {run.seed}"
-                )
+                _say(f"run {len(runs) - len(waiting)} of {len(runs)}: {run.row} seed {run.seed}")
                 process = _start(run, to_file=jobs > 1)
                 live[process] = run
                 if received:  # between the fork and the line above
@@ -109,21 +106,59 @@ def parse_setting(text: str) -> tuple[str, list[str]]:
     if not values.startswith("["):
         return key, values.split(",")
     try:
-        return key, [_as_flag(value) for value in json.loads(values)]
+        return key, [as_text(value) for value in json.loads(values)]
     except json.JSONDecodeError as error:
         raise ValueError(
             f'--set={text}: not a JSON list ({error}); write \'{key}=["a,b", "c"]\''
         ) from None
 
 
-def _as_flag(value: Any) -> str:
-    if isinstance(value, list):
-        return repr(tuple(value))
-    return value if isinstance(value, str) else json.dumps(value)
+def drive(
+    flags: argparse.ArgumentParser,
+    argv: Sequence[str],
+    cases: Callable[[argparse.Namespace], Cases],
+    finish: Callable[[argparse.Namespace, list[Run]], Path],
+) -> int:
+    """A command over many runs: runs or lists what is not finished, then gathers.
+
+    Args:
+      flags: the command's own; those of a sweep are added. cases: options -> see `runs.expand`.
+        finish: writes and shows what there is, and returns the file that holds it.
+
+    Returns:
+      The exit code: 1 = a run failed, else as `command.answered` has it.
+    """
+    code = 0
+
+    def act() -> None:
+        nonlocal code
+        options, runs = _expanded(flags, argv, cases)
+        missing = [run for run in runs if finished(run) is None]
+        _say(f"{len(runs)} runs, {len(runs) - len(missing)} finished already")
+        if options.list:
+            for run in missing:
+                print(shlex.join(command(run, "python")))
+            return
+        check_writable(Path(options.workdir))
+        failed, stopped = launch(missing, options.jobs)
+        path = finish(options, runs)
+        left = [run for run in runs if finished(run) is None]
+        _say(f"{len(runs) - len(left)} of {len(runs)} runs finished; {path}")
+        for run in failed:
+            _say(f"failed: {run.workdir}; the same command tries again")
+        for run in [] if stopped else left:
+            if run not in failed:
+                _say(f"ended without results of its config: {run.workdir}")
+        code = 128 + stopped if stopped else int(bool(left))
+
+    return commands.answered(act, stopped="the same command goes on") or code
 
 
-def _runs(argv: Sequence[str]) -> tuple[argparse.Namespace, list[Run]]:
-    flags = parser("ood_jax.sweep", __doc__)
+def _expanded(
+    flags: argparse.ArgumentParser,
+    argv: Sequence[str],
+    cases: Callable[[argparse.Namespace], Cases],
+) -> tuple[argparse.Namespace, list[Run]]:
     add = flags.add_argument
     add("--config", action="append", required=True, help="recipe, FILE[:ARGUMENT]")
     add("--workdir", required=True, help="folder of all runs")
@@ -144,48 +179,23 @@ def _runs(argv: Sequence[str]) -> tuple[argparse.Namespace, list[Run]]:
     parsed = [parse_setting(text) for text in options.settings]
     if len(dict(parsed)) < len(parsed):
         raise ValueError("a key has two --set flags: write all its values in one")
-    return options, expand(options.config, overrides, seeds, dict(parsed), options.workdir)
+    settings = dict(parsed)
+    made = cases(options)
+    return options, expand(options.config, overrides, seeds, settings, options.workdir, made)
 
 
-def _unwritable(root: str) -> str:
-    """Why the table cannot be written in `root`, asked before the hours of runs; "" = it can."""
-    try:
-        with replaced(Path(root) / ".writable") as fresh:
-            fresh.touch()
-        (Path(root) / ".writable").unlink()
-    except ValueError as error:
-        return f"--workdir={root}: {error}"
-    return ""
+def _finish(options: argparse.Namespace, runs: list[Run]) -> Path:
+    gathered = gather(runs)
+    shown = tables(gathered)
+    path = write(gathered, markdown(shown), options.workdir, "sweep")
+    show(shown)
+    return path
 
 
 def main(argv: Sequence[str]) -> int:
     """The command line; returns the exit code: 1 = a run failed, 2 = the command makes no sense."""
-    try:
-        options, runs = _runs(argv)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    missing = [run for run in runs if finished(run) is None]
-    _say(f"{len(runs)} runs, {len(runs) - len(missing)} finished already")
-    if options.list:
-        for run in missing:
-            print(shlex.join(command(run, "python")))
-        return 0
-    if reason := _unwritable(options.workdir):
-        print(f"error: {reason}", file=sys.stderr)
-        return 2
-    failed, stopped = launch(missing, options.jobs)
-    gathered = gather(runs)
-    write(gathered, options.workdir)
-    show(gathered)
-    done = sum(run["finished"] for run in gathered["runs"])
-    _say(f"{done} of {len(runs)} runs finished; {Path(options.workdir) / 'sweep.json'}")
-    for run in failed:
-        _say(f"failed: {run.workdir}; the same command tries again")
-    for run in [] if stopped else runs:
-        if run not in failed and finished(run) is None:
-            _say(f"ended without results of its config: {run.workdir}")
-    return 128 + stopped if stopped else int(done < len(runs))
+    flags = commands.parser("ood_jax.sweep", __doc__)
+    return drive(flags, argv, lambda options: whole, _finish)
 
 
 if __name__ == "__main__":

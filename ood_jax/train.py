@@ -21,6 +21,7 @@ from ood_jax.models import build as build_model
 from ood_jax.models import init_params
 from ood_jax.start import STAGE, load_start, untrained
 from ood_jax.types import Array, Aux, Batch, Method, Net, PyTree, TrainState, Update
+from ood_jax.views.draws import draw_numbers
 
 Metrics = dict[str, Array]
 
@@ -111,6 +112,11 @@ def _check_labels(train: Source, classes: int, method: str) -> None:
             f"data.train has labels up to {labels.max()}, head.outputs = {classes}: use"
             f" {labels.max() + 1} outputs or more (filters by class leave the numbers as they are)"
         )
+    if labels.min() == labels.max():
+        raise ValueError(
+            f"data.train: all {len(train)} images of {train.spec!r} are of class {labels.max()},"
+            f" and {method} tells classes apart: use two or more, or a method without labels"
+        )
 
 
 def open_test(config: ConfigDict) -> Source:
@@ -189,8 +195,9 @@ def make_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """One training step as a pure function of the state and the host batch.
 
-    Every random number comes from (seed, step, example); losses see the global batch, so centre
-    and BatchNorm statistics are global without a word about devices.
+    Every random number comes from (seed, step, example), and for an example that a batch holds
+    again from its count there; losses see the global batch, so centre and BatchNorm statistics are
+    global without a word about devices.
     """
 
     def step(state: TrainState, host_batch: Batch) -> tuple[TrainState, Metrics]:
@@ -198,6 +205,8 @@ def make_step(
         view_key, loss_key = jax.random.split(key)
         metrics: Metrics = {}
         params, opt = state.params, list(state.opt)
+        draws = {k: draw_numbers(v) for k, v in host_batch.items() if k.endswith("index")}
+        host_batch = {**host_batch, **draws}
         for i, (update, optimiser) in enumerate(zip(method.updates, optimisers, strict=True)):
             update_key = jax.random.fold_in(loss_key, i)
             current = state.replace(params=params)

@@ -14,7 +14,9 @@ FLAGS = {
     "predict": "--images",
     "report": "--projection",
     "clp": "--inside",
+    "norms": "--augmentations",
     "sweep": "--seeds",
+    "benchmark": "--outliers",
     "prepare": "--labels",
 }
 

@@ -106,6 +106,10 @@ def test_scoring_imports_no_training(name):
     assert reached(GRAPH, name) & set(TRAINING) == set()
 
 
+def test_norms_are_measured_with_no_training_but_what_losses_can_measure():
+    assert reached(GRAPH, "norms") & set(TRAINING) == {"losses"}
+
+
 def test_imports_are_absolute():
     relative = [
         name

@@ -77,6 +77,10 @@ def test_recipe_of_another_size(monkeypatch):
     [
         (None, r"24 of 24 images of '.*' have no label, and supervised needs one of each"),
         (np.where(np.arange(24) < 5, -1, 0), "5 of 24 images"),
+        (
+            np.full(24, 1),
+            r"all 24 images of '.*' are of class 1, and supervised tells classes apart",
+        ),
         (np.arange(24) % 4, r"labels up to 3, head\.outputs = 3: use 4 outputs or more"),
     ],
 )

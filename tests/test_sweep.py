@@ -14,7 +14,7 @@ import pytest
 from pyarrow import parquet
 
 from ood_jax import sweep
-from ood_jax.gather import markdown, show
+from ood_jax.gather import markdown, show, tables
 from ood_jax.runs import expand, finished
 from ood_jax.sweep import gather, launch, main, parse_setting
 
@@ -289,12 +289,12 @@ def test_the_spread_of_ranks_stands_beside_auroc(recipe, tmp_path, capsys):
     }
     assert first["ood_rank_left_out"] == ["dtd: its images differ between seeds"]
     assert second["ood_rank_spread"] == {}
-    text = markdown(gathered)
+    text = markdown(tables(gathered))
     assert "| variant | OOD set | scorer | AUROC, % | n | OOD rank, spread |" in text
     row = "| tiny optim.lr=0.1 | {} | exp_cosine | 15.00 ± 7.07 | 2 | {} |"
     assert row.format("svhn", "4.9") in text and row.format("dtd", "") in text
     assert "No OOD rank, spread of tiny optim.lr=0.2: seed 0 has no scores.parquet." in text
-    show(gathered)
+    show(tables(gathered))
     assert "4.9" in capsys.readouterr().out
-    alone = markdown(gather(runs[:1]))
+    alone = markdown(tables(gather(runs[:1])))
     assert "| scorer | AUROC, % | n |\n" in alone and "OOD rank" not in alone

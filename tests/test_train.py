@@ -195,6 +195,7 @@ SMALL = [
         f"configs/oecl_cifar.py:{variant}"
         for variant in ("unlabelled,small", "one_vs_rest,3,self", "one_vs_rest,0,self,official")
     ),
+    *(f"configs/oecl_sets.py:{variant}" for variant in ("raabin_wbc", "dior,self,official")),
 ]
 
 

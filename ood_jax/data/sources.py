@@ -13,7 +13,16 @@ import numpy as np
 from ood_jax.data.source import CorruptImage, Part, Source, take
 from ood_jax.data.union import inside, named, split, uncut, union
 
-__all__ = ["KINDS", "CorruptImage", "Part", "Source", "cut", "open_source"]
+__all__ = [
+    "KINDS",
+    "CorruptImage",
+    "Part",
+    "Source",
+    "class_numbers",
+    "cut",
+    "filtered",
+    "open_source",
+]
 
 KINDS = {
     "tfds": "tfds:NAME[/config][:split]",
@@ -24,7 +33,10 @@ KINDS = {
     "noise": "noise:gaussian",
 }
 UNION = "; a union is A + B or NAME=A + NAME=B, with spaces round the plus, and (A + B)[:9] cuts it"
-FILTERS = "[:1000], [10:20], [-1000:], [classes=0-4,7] or [classes=cat,dog]"
+FILTERS = (
+    "[:1000], [10:20], [-1000:], [classes=0-4,7], [classes=cat,dog], [sample=100] or"
+    " [sample=100@SEED]"
+)
 SHOWN = 20  # classes that an error lists
 
 
@@ -32,7 +44,9 @@ def open_source(spec: str, *, root: str = "") -> Source:
     """Opens a source; KINDS has the forms, FILTERS what may follow, applied from left to right.
 
     Relative paths, the paths in lists and prepared TFDS sets lie in `root`, if given. Filters by
-    class leave the labels' numbers as they are; how a union numbers them is in union.py.
+    class leave the labels' numbers as they are; how a union numbers them is in union.py. Samples
+    are drawn without replacement, in ascending order; of one seed and one set, the smaller ones lie
+    within the larger ones.
 
     Raises:
       ValueError: in one line what is wrong: the kind, the path, the contents or a filter.
@@ -56,11 +70,16 @@ def cut(source: Source, filters: str) -> Source:
     rest, filters = uncut(filters)
     if rest:
         raise ValueError(f"{rest!r} is no filter; write {FILTERS}")
-    opened = f"({source.spec})" if len(split(source.spec)) > 1 else source.spec
+    opened = source.spec
     for text in re.findall(r"\[([^\[\]]*)\]", filters):
-        opened += f"[{text}]"
+        opened = filtered(opened, f"[{text}]")
         source = take(source, _rows(source, text.strip(), opened), opened)
     return source
+
+
+def filtered(spec: str, filters: str) -> str:
+    """The text of the source `spec` under more filters; of a union they cut the whole."""
+    return (f"({spec})" if len(split(spec)) > 1 else spec.strip()) + filters
 
 
 def _open(spec: str, root: str) -> Source:
@@ -97,15 +116,35 @@ def _rows(source: Source, text: str, spec: str) -> np.ndarray:
         start, stop = (None if part is None else int(part) for part in cut.groups())
         return np.arange(len(source))[start:stop]
     name, equals, value = text.partition("=")
+    sampled = re.fullmatch(r"\s*(\d+)(?:@(\d+))?", value)
+    if name.strip() == "sample" and sampled:
+        return _sample(len(source), int(sampled[1]), int(sampled[2] or 0), spec)
     if name.strip() != "classes" or not equals:
         raise ValueError(f"{spec!r}: no filter [{text}]; write {FILTERS}")
     labels = source.labels
     if labels is None:
         raise ValueError(f"{spec!r}: the set has no labels; leave [classes=...] out")
-    wanted: list[int] = []
-    for token in value.split(","):
-        wanted += _numbers(token.strip(), source.classes, labels, spec)
-    return np.flatnonzero(np.isin(labels, wanted))
+    return np.flatnonzero(np.isin(labels, class_numbers(value, source.classes, labels, spec)))
+
+
+def _sample(count: int, wanted: int, seed: int, spec: str) -> np.ndarray:
+    if not 1 <= wanted <= count:
+        raise ValueError(f"{spec!r}: a sample of {wanted} of {count} images; use 1 to {count}")
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, count))))
+    return np.sort(rng.permutation(count)[:wanted])
+
+
+def class_numbers(text: str, classes: tuple[str, ...], labels: np.ndarray, spec: str) -> list[int]:
+    """The labels that "0-4,7" or "cat,dog" stands for, in that order; digits are always numbers.
+
+    Args:
+      classes: names of the labels, () = unknown. labels: int [N], those that the set has. spec:
+        what errors call the text.
+
+    Raises:
+      ValueError: no such class, with the nearest name.
+    """
+    return [n for token in text.split(",") for n in _numbers(token.strip(), classes, labels, spec)]
 
 
 def _numbers(token: str, classes: tuple[str, ...], labels: np.ndarray, spec: str) -> list[int]:

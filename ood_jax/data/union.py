@@ -88,18 +88,18 @@ def union(opened: Sequence[tuple[str, Source]], spec: str) -> Source:
         first, row = first + len(classes), row + len(source)
     starts = np.array([part.rows for part in parts])
 
-    def place(i: int) -> tuple[Source, int]:
+    def place(i: int) -> tuple[int, int]:
+        """The part that image i lies in, and its index there."""
         k = int(np.searchsorted(starts, i, side="right")) - 1
-        return sources[k], int(i - starts[k])
+        return k, int(i - starts[k])
 
     def read(i: int) -> np.ndarray:
-        source, own = place(i)
-        return source.image(own)
+        k, own = place(i)
+        return sources[k].image(own)
 
     def describe(i: int) -> str:
-        part = np.searchsorted(starts, i, "right") - 1
-        source, own = place(i)
-        return f"{parts[part].name}/{source.name(own)}"
+        k, own = place(i)
+        return f"{parts[k].name}/{sources[k].name(own)}"
 
     return Source(
         spec,

@@ -3,7 +3,8 @@ out-of-distribution detection" (METHODS: section 3). Hold this page beside the p
 
 A contrastive loss on the directions of in-distribution features f, and a penalty on the norms |f|
 of outliers (Eq. 7). Outliers are an auxiliary set or, in self-OECL, turned images of data.train
-(Eq. 8). All go through the network together, so BatchNorm sees them together.
+(Eq. 8). All go through the network together, so BatchNorm sees them together. Without outliers this
+is the base method alone, the paper's baseline.
 """
 
 import math
@@ -14,15 +15,15 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ood_jax.losses.contrastive import RowMap, nt_xent, supcon
+from ood_jax.losses.contrastive import RowMap, alignment, nt_xent, supcon, uniformity
 from ood_jax.losses.norm import norm_penalty, told_apart
 from ood_jax.methods import _pairs
 from ood_jax.types import Array, Aux, Batch, Method, Net, Outputs, PyTree, TrainState, Update
 from ood_jax.views.crops import multi_view
 
 ALLOWED = {
-    "outliers": ("auxiliary", "self"),
-    "base": ("", "nt_xent", "csi", "supclr"),
+    "outliers": ("auxiliary", "self", "none"),
+    "base": ("", "nt_xent", "csi", "supclr", "align_uniform"),
     "turned_views": ("own", "shared"),
 }
 FALLEN = 0.5  # of what the outliers' norm was before the penalty
@@ -30,15 +31,17 @@ APART = 0.53  # AUROC of norms between training images and outliers; 0.5 = they 
 PATIENCE = 1000  # steps with the penalty, at most
 
 DEFAULTS: dict[str, Any] = dict(
-    outliers="auxiliary",  # auxiliary (data.auxiliary) | self (images of data.train, turned)
-    base="",  # L_contrastive: nt_xent | csi (and a classifier of the shifts) | supclr (labels);
-    # "" = the paper's, csi for self and else nt_xent; the released code has nt_xent for both
+    outliers="auxiliary",  # auxiliary (data.auxiliary) | self (images of data.train, turned) | none
+    base="",  # L_contrastive: nt_xent | csi (and a classifier of the shifts) | supclr (labels) |
+    # align_uniform (Eqs. 12 and 13); "" = the paper's, csi for self and else nt_xent; the released
+    # code has nt_xent for both
     shifts=(0, 1),  # S, csi and self: turns by 90 degrees that make images of their own
     outlier_shifts=(2, 3),  # S_oe, self: turns that make outliers
     turned_views="own",  # of an image's turns: own | shared (the released code: the same, turned)
     norm_weight=1.0,  # alpha of Eq. 7; the paper's .1 for DIOR, Raabin-WBC and HAM10000
     norm_warmup_epochs=50.0,  # alpha is 0 before
     temperature=0.5,  # tau
+    uniformity_weight=0.5,  # align_uniform: a of (1 - a) L_align + a L_uniform, Fig. 6
     block=_pairs.BLOCK,
     **_pairs.VIEWS,
 )
@@ -49,6 +52,8 @@ def _optim(**more: Any) -> dict[str, Any]:
     shared = dict(lr=0.1, lr_batch=0, min_lr=0.0, warmup_epochs=0.0, clip=0.0, freeze_epochs=0.0)
     return {f"optim.{key}": value for key, value in (shared | more).items()}
 
+
+WITHOUT_OUTLIERS: dict[str, Any] = {"method.outliers": "none"}  # keys that train without any
 
 PRESETS: dict[str, dict[str, Any]] = {
     # In the released LARS's order; there it scales no tensor, because a flag is never set.
@@ -81,13 +86,15 @@ def build(config: ConfigDict, net: Net) -> Method:
         z = f[:, :inside].reshape(-1, 2, f.shape[-1])
         contrastive = contrast(z, batch["label"], rows).mean()
         beside, metrics = _beside(config, net, params, outputs, batch["label"])
+        metrics |= _pairs.monitors(z, rows) | {"loss_contrastive": contrastive}
+        if m.outliers == "none":
+            return contrastive + beside, Aux(stats, state.memory, metrics)
         norms = norm_penalty(f[:, inside:])
         weight = jnp.where(state.step < warmup, 0.0, m.norm_weight)
         value = contrastive + beside + weight * norms.mean()  # Eq. 7
         before = state.memory["outlier_norm_before"]
         before = jnp.where((weight == 0) | (state.step == 0), norms.mean(), before)
-        metrics |= _pairs.monitors(z, rows) | {
-            "loss_contrastive": contrastive,
+        metrics |= {
             "norm_weight": weight,
             "outlier_norm": norms.mean(),  # projection_norm is that of in-distribution images
             "outlier_norm_before": before,
@@ -114,15 +121,23 @@ def _turns(config: ConfigDict) -> tuple[tuple[int, ...], tuple[int, ...]]:
     m = config.method
     if m.outliers == "self":
         return tuple(m.shifts), tuple(m.outlier_shifts)
-    return tuple(m.shifts) if _base(config) == "csi" else (0,), (0,)
+    outside = (0,) if m.outliers == "auxiliary" else ()
+    return tuple(m.shifts) if _base(config) == "csi" else (0,), outside
 
 
 def _contrast(config: ConfigDict) -> Callable[[Array, Array, RowMap], Array]:
     """(f [N, 2, P], labels [N], rows) -> L_contrastive of z = f / |f|, float32 [N]."""
-    tau = config.method.temperature
+    tau, a = config.method.temperature, config.method.uniformity_weight
     if _base(config) == "supclr":
         return lambda f, labels, rows: supcon(f, labels, temperature=tau, rows=rows)
+    if _base(config) == "align_uniform":
+        return lambda f, labels, rows: (1 - a) * alignment(f) + a * _uniformity(f, rows)
     return lambda f, labels, rows: nt_xent(f, temperature=tau, rows=rows)
+
+
+def _uniformity(f: Array, rows: RowMap) -> Array:
+    """L_uniform of each view's batch, their mean, as in Wang & Isola 2020."""
+    return (uniformity(f[:, 0], rows=rows) + uniformity(f[:, 1], rows=rows)) / 2
 
 
 def _beside(
@@ -163,6 +178,8 @@ def _views(config: ConfigDict) -> Callable[[Batch, Array], Batch]:
         inside_key, outlier_key = jax.random.split(key)
         images, index = host["image"], host["index"]
         pairs = turned(images, index, inside_key, turns)
+        if m.outliers == "none":
+            return {"views": pairs, "label": host["label"]}
         if m.outliers == "auxiliary":
             images, index = host["auxiliary"], host["auxiliary_index"]
         outliers = turned(images, index, outlier_key, outlier_turns)
@@ -179,6 +196,8 @@ def _warn(metrics: dict[str, float], patience: float) -> list[str]:
     this waits for step `patience`.
     """
     found = _pairs.warnings(metrics)
+    if "outlier_norm" not in metrics:
+        return found
     inside, outside = metrics["projection_norm"], metrics["outlier_norm"]
     before, apart = metrics["outlier_norm_before"], metrics["norm_auroc"]
     if metrics["step"] > patience and outside < FALLEN * before and apart < APART:
@@ -200,7 +219,7 @@ def _check(config: ConfigDict) -> None:
             raise ValueError(f"method.{key} = {m[key]!r}: use {' or '.join(map(repr, values))}")
     if not 0 <= m.norm_weight < math.inf:
         raise ValueError(f"method.norm_weight = {m.norm_weight}: alpha is 0 (no penalty) or more")
-    if not 0 <= m.norm_warmup_epochs < epochs:
+    if m.outliers != "none" and not 0 <= m.norm_warmup_epochs < epochs:
         raise ValueError(
             f"method.norm_warmup_epochs = {m.norm_warmup_epochs:g} of train.epochs = {epochs:g}:"
             " use 0 or more and fewer than these, or outliers never count"
@@ -208,11 +227,12 @@ def _check(config: ConfigDict) -> None:
     if m.outliers == "auxiliary" and not config.data.auxiliary:
         raise ValueError(
             "method.outliers = 'auxiliary': name a source of outliers in data.auxiliary, or set"
-            " method.outliers=self"
+            " method.outliers=self or none"
         )
     turns, others = _turns(config)
     both = (*turns, *others) if m.outliers == "self" else turns
-    if not (turns and others) or len(set(both)) < len(both) or not {*both} <= {0, 1, 2, 3}:
+    outside = others or m.outliers == "none"
+    if not (turns and outside) or len(set(both)) < len(both) or not {*both} <= {0, 1, 2, 3}:
         raise ValueError(
             f"method.shifts = {tuple(m.shifts)}, outlier_shifts = {tuple(m.outlier_shifts)}: use"
             " quarter turns from 0 to 3, one or more of each, none twice"
@@ -221,7 +241,7 @@ def _check(config: ConfigDict) -> None:
 
 
 def _check_base(config: ConfigDict, shifts: int) -> None:
-    base, head = _base(config), config.head
+    base, head, a = _base(config), config.head, config.method.uniformity_weight
     if base == "supclr" and config.method.outliers == "self":
         raise ValueError(
             "method.base = 'supclr' with method.outliers = 'self': a turned image has no class; use"
@@ -229,6 +249,8 @@ def _check_base(config: ConfigDict, shifts: int) -> None:
         )
     if base == "supclr" and head.outputs < 2:
         raise ValueError(f"head.outputs = {head.outputs}: supclr needs the classes, 2 or more")
+    if base == "align_uniform" and not 0 <= a <= 1:
+        raise ValueError(f"method.uniformity_weight = {a}: use 0 (alignment alone) to 1")
     if base == "csi" and shifts < 2:
         raise ValueError("method.base = 'csi' tells shifts apart: use 2 or more in method.shifts")
     wanted = shifts if base == "csi" else 0

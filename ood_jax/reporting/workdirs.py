@@ -10,7 +10,9 @@ import numpy as np
 
 from ood_jax.config import INCIDENTAL, named_sources
 from ood_jax.logs import FILE, read_metrics
+from ood_jax.reporting import norms_read
 from ood_jax.reporting.blocks import clean
+from ood_jax.reporting.norms_read import Norms
 
 if TYPE_CHECKING:
     from ood_jax.openood import Benchmark
@@ -41,8 +43,8 @@ class Run(NamedTuple):
     label: what pictures call it. config: "a.b" -> value, and "STAGE.a.b" of what trained before the
     stage that was scored. primary: its first scorer. scores: set ->
     Scores of `primary`. examples: the arrays of examples.npz. metrics: lines of metrics.jsonl, of
-    every stage as "STAGE/name" where the run has stages. missing: "scores", "examples" or "metrics"
-    -> why there is none.
+    every stage as "STAGE/name" where the run has stages. norms: of norms.json. missing: "scores",
+    "examples", "metrics" or "norms" -> why there is none.
     """
 
     workdir: str
@@ -55,6 +57,7 @@ class Run(NamedTuple):
     scores: dict[str, Scores]
     examples: dict[str, np.ndarray]
     metrics: list[dict[str, Any]]
+    norms: Norms | None
     missing: dict[str, str]
 
 
@@ -99,6 +102,7 @@ def read(workdir: str) -> Run:
                 "metrics", prefix + FILE, lambda path: read_metrics(path.parent), []
             )
         ],
+        optional("norms", norms_read.FILE, norms_read.read, None),
         missing,
     )
 

@@ -6,6 +6,7 @@ index and the number of the view alone, whatever the batch or the devices.
 """
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,32 @@ from ood_jax.types import Array, Extra, Forward, Outputs
 from ood_jax.views.crops import evaluation_view, multi_view, simclr_view
 from ood_jax.views.negatives import rotate_quarters
 
-SCALE = (0.08, 1.0)  # share of the area that a crop has: OECL's text and code
 CSI_SCALE = (0.54, 0.54)  # CSI's evaluation: --resize_factor 0.54 --resize_fix, fixed
 KEY = 0x5EED  # of all these views: a score depends on no run's seed
 MOST_SHIFTS = 4
+
+
+class RandomViews(NamedTuple):
+    """What norms are averaged over: `augmentations` random views of an image, their crops' share of
+    its area within crop_scale (OECL: .08 to 1, or from .5), f as `feature` names it."""
+
+    feature: str
+    augmentations: int
+    crop_scale: tuple[float, float]
+
+
+def random_views(config: ConfigDict) -> RandomViews:
+    """As config.score's keys have it.
+
+    Raises:
+      ValueError: augmentations below 1, or a crop_scale that is none.
+    """
+    scale = tuple(config.crop_scale)
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(
+            f"score.crop_scale = {scale}: use two shares of the area in (0, 1], the smaller first"
+        )
+    return RandomViews(config.feature, _check_augmentations(config), scale)
 
 
 def embedding(config: ConfigDict) -> Extra:
@@ -28,16 +51,16 @@ def embedding(config: ConfigDict) -> Extra:
 
 
 def norms(config: ConfigDict) -> Extra:
-    """Norms over the clean image and config.augmentations = A random views of it; config: feature.
+    """Norms over the clean image and the `random_views` of config.
 
     {"embedding" float32 [B, P], f of the clean image; "norms" float32 [B, 2], see
     `norms_over_views`}. OECL's code takes the clean image as one view more, too. The views go
     through the network one at a time: B images are all that is in it.
 
     Raises:
-      ValueError: A below 1.
+      ValueError: see `random_views`.
     """
-    return _norms(config.feature, _check_augmentations(config))
+    return _norms(random_views(config))
 
 
 def shifted(config: ConfigDict) -> Extra:
@@ -56,6 +79,31 @@ def shifted(config: ConfigDict) -> Extra:
     if not 1 <= config.shifts <= MOST_SHIFTS:
         raise ValueError(f"score.shifts = {config.shifts}: use 1 (none) to 4 (all rotations)")
     return _shifted(config.feature, _check_augmentations(config), config.shifts)
+
+
+def over_views(
+    forward: Forward,
+    images: Array,
+    index: Array,
+    drawn: RandomViews,
+    turns: tuple[int, ...] = (0,),
+) -> jax.Array:
+    """f of the clean image, then of its A random views: float32 [1 + A, B, P].
+
+    turns: quarter turns; image i, and each view of it, is turned by the (i modulo their number)-th,
+    after its flip, as self-OECL's outliers are.
+    """
+    quarters = jnp.asarray(turns)[index % len(turns)]
+
+    def f(view: Array) -> Array:
+        turned = view if turns == (0,) else jax.vmap(rotate_quarters)(view, quarters)
+        return _f(forward.apply(turned), drawn.feature)
+
+    def random(number: Array) -> Array:
+        return f(_view(forward, images, index, number, drawn.crop_scale))
+
+    views = lax.map(random, jnp.arange(drawn.augmentations))
+    return jnp.concatenate([f(_clean(forward, images))[None], views])
 
 
 def norms_over_views(views: Array) -> jax.Array:
@@ -81,18 +129,13 @@ def _embedding(feature: str) -> Extra:
 
 
 @lru_cache
-def _norms(feature: str, augmentations: int) -> Extra:
+def _norms(drawn: RandomViews) -> Extra:
     def compute(forward: Forward, images: Array, index: Array) -> dict[str, Array]:
-        def random(number: Array) -> Array:
-            return _f(forward.apply(_view(forward, images, index, number, SCALE)), feature)
-
-        clean = _f(forward.apply(_clean(forward, images)), feature)
-        views = lax.map(random, jnp.arange(augmentations))
-        together = jnp.concatenate([clean[None], views])
-        return {"embedding": clean, "norms": norms_over_views(together)}
+        f = over_views(forward, images, index, drawn)
+        return {"embedding": f[0], "norms": norms_over_views(f)}
 
     # Of the train set its many views are not needed, only what tells a head that normalises.
-    return Extra(f"norms {feature} {augmentations}", compute, train=_embedding(feature))
+    return Extra(f"norms {drawn}", compute, train=_embedding(drawn.feature))
 
 
 @lru_cache

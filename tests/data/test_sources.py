@@ -227,9 +227,38 @@ def test_filters(numbered, filters, expected):
         source.image(len(source))
 
 
+def test_samples_of_one_seed_lie_within_each_other(numbered):
+    def rows(filters):
+        source = open_source(f"npz:n.npz{filters}", root=numbered)
+        return [int(source.image(i)[0, 0, 0]) for i in range(len(source))]
+
+    assert rows("[sample=10]") == list(range(10))
+    for seed in range(4):
+        drawn = [rows(f"[sample={n}@{seed}]") for n in (2, 5, 9)]
+        assert [len(one) for one in drawn] == [2, 5, 9]
+        assert all(one == sorted(set(one)) for one in drawn)
+        assert set(drawn[0]) < set(drawn[1]) < set(drawn[2])
+    assert rows("[sample=4]") == rows("[ sample=4@0]")
+    assert len({tuple(rows(f"[sample=4@{seed}]")) for seed in range(9)}) > 5
+    firsts, lasts = rows("[:5][sample=3@7]"), rows("[5:][sample=3@7]")
+    assert [row + 5 for row in firsts] == lasts
+    assert rows("[classes=0-1][sample=2@7]") == [rows("[classes=0-1]")[i] for i in _drawn(4, 2, 7)]
+
+
+def _drawn(count, wanted, seed):
+    """Spelt out: numbers that were published with a seed rest on it."""
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, count))))
+    return sorted(rng.permutation(count)[:wanted])
+
+
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
+        ("npz:n.npz[sample=11]", "a sample of 11 of 10 images; use 1 to 10"),
+        ("npz:n.npz[classes=0][sample=3@1]", "a sample of 3 of 2 images"),
+        ("npz:n.npz[sample=0]", "use 1 to 10"),
+        ("npz:n.npz[sample=-1]", "no filter [sample=-1]; write [:1000]"),
+        ("npz:n.npz[sample=2@]", "[sample=100@SEED]"),
         ("npz:n.npz[classes=5]", "no class '5'; there are 0 cat, 1 dog"),
         ("npz:n.npz[classes=3-9]", "no class '3-9'"),
         ("npz:n.npz[classes=owls]", "did you mean owl? there are"),

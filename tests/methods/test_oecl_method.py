@@ -15,6 +15,8 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 CASES = {  # (settings, in-distribution views of an image, outlier views)
     "auxiliary": ({}, 2, 2),
+    "none": (oecl.WITHOUT_OUTLIERS, 2, 0),
+    "align_uniform": ({"method.base": "align_uniform", "method.uniformity_weight": 0.3}, 2, 2),
     "supclr": ({"method.base": "supclr", "head.outputs": 3}, 2, 2),
     "csi": ({"method.base": "csi", "method.shifts": (0, 1, 2), "head.second_outputs": 3}, 6, 2),
     "self": ({"method.outliers": "self", "head.second_outputs": 2}, 4, 4),
@@ -39,7 +41,7 @@ def config_of(folder, settings):
     c.method.norm_weight, c.method.norm_warmup_epochs = 0.7, 0.0
     c.train.devices = 1
     c.update_from_flattened_dict(settings)
-    if c.method.outliers == "self":
+    if c.method.outliers != "auxiliary":
         c.data.auxiliary = ""
     return c
 
@@ -73,14 +75,31 @@ def numpy_cross_entropy(logits, labels):
     return -log_p[np.arange(len(labels)), labels].mean()
 
 
+def numpy_alignment(z):
+    """Eq. 12; rows 2 i and 2 i + 1 are two views of image i."""
+    z = z / np.linalg.norm(z, axis=1, keepdims=True)
+    return ((z[::2] - z[1::2]) ** 2).sum(1).mean()
+
+
+def numpy_uniformity(z):
+    """Eq. 13 over different images, of each view's batch."""
+    z = z / np.linalg.norm(z, axis=1, keepdims=True)
+    pairs = ~np.eye(len(z) // 2, dtype=bool)
+    return np.mean(
+        [np.log(np.exp(-((v[:, None] - v) ** 2).sum(-1))[pairs].mean()) for v in (z[::2], z[1::2])]
+    )
+
+
 def expected_loss(case, run, outputs, labels):
     """The outputs of all views of an image lie beside one another: image, turn, view."""
     m, (_, inside, outside) = run.config.method, CASES[case]
     f = np.asarray(outputs.projections, np.float64).reshape(len(labels), inside + outside, -1)
-    penalty = np.sqrt((f[:, inside:] ** 2).sum(-1)).mean()
+    penalty = np.sqrt((f[:, inside:] ** 2).sum(-1)).mean() if outside else 0.0
     z = f[:, :inside].reshape(-1, f.shape[-1])
     log_shares = numpy_log_shares(z, m.temperature)
     each = np.arange(len(z))
+    if case == "align_uniform":
+        return 0.3 * numpy_uniformity(z) + 0.7 * numpy_alignment(z) + 0.7 * penalty
     if case == "supclr":
         classes = np.repeat(labels, 2)
         same = (classes[:, None] == classes) & (each[:, None] != each)
@@ -117,6 +136,9 @@ def test_loss_is_what_the_paper_adds_up(case, tmp_path):
     assert value == pytest.approx(expected_loss(case, run, outputs, labels), rel=1e-4)
     norms = np.linalg.norm(outputs.projections, axis=-1).reshape(8, -1)
     assert metrics["projection_norm"] == pytest.approx(norms[:, :inside].mean(), rel=1e-4)
+    if case == "none":
+        assert not {"outlier_norm", "norm_weight"} & set(metrics)
+        return
     assert metrics["outlier_norm"] == pytest.approx(norms[:, inside:].mean(), rel=1e-4)
     assert metrics["outlier_norm_before"] == metrics["outlier_norm"]
     larger = norms[:, :inside].ravel()[:, None] > norms[:, inside:].ravel()
@@ -261,7 +283,11 @@ MISTAKES = [
     ({"method.norm_weight": float("inf")}, r"norm_weight = inf"),
     ({"method.norm_warmup_epochs": 2.0}, r"norm_warmup_epochs = 2 of train.epochs = 2: use 0"),
     ({"data.auxiliary": ""}, r"'auxiliary': name a source of outliers in data.auxiliary"),
-    ({"method.outliers": "others"}, r"outliers = 'others': use 'auxiliary' or 'self'"),
+    ({"method.outliers": "others"}, r"outliers = 'others': use 'auxiliary' or 'self' or 'none'"),
+    (
+        {"method.base": "align_uniform", "method.uniformity_weight": 1.5},
+        r"uniformity_weight = 1.5: use 0 \(alignment alone\) to 1",
+    ),
     ({"method.base": "simclr"}, r"base = 'simclr': use '' or 'nt_xent' or 'csi' or 'supclr'"),
     ({"method.turned_views": ""}, r"turned_views = '': use 'own' or 'shared'"),
     ({"head.name": "none"}, r"head.name = 'none'; use projection"),

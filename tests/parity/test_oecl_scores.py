@@ -33,6 +33,7 @@ def config(z):
         {
             "feature": "features",
             "augmentations": len(z["features"]) - 1,
+            "crop_scale": (0.08, 1.0),
             "block": 8,
             "bank_memory": 10**6,
         }

@@ -19,7 +19,7 @@ ALL = ("norm", "norm_ensemble", "norm_mean", "cosine_norm_mean")
 
 
 def config(batch=4, **score):
-    numbers = {"batch": batch, "feature": "features", "augmentations": A}
+    numbers = {"batch": batch, "feature": "features", "augmentations": A, "crop_scale": (0.08, 1.0)}
     return ConfigDict(
         {
             "data": {"size": SIZE, "mean": MEAN, "std": STD, "memory": 10**9},
@@ -61,7 +61,7 @@ def extract(name, array, c=None, devices=1, stats=()):
 
 @jax.jit
 def random_view(image, index, number):
-    return views._view(Forward(lambda x: x, SIZE, MEAN, STD), image, index, number, views.SCALE)
+    return views._view(Forward(lambda x: x, SIZE, MEAN, STD), image, index, number, (0.08, 1.0))
 
 
 def by_hand(array):
@@ -120,12 +120,22 @@ def test_without_a_projection_head_the_feature_is_taken():
     assert found.projections is None
 
 
+def test_larger_crops_are_nearer_to_the_clean_image():
+    """By the spread of f over views, E|f|^2 - |E f|^2 (Eqs. 15 and 16)."""
+    spreads = []
+    for scale in ((0.08, 0.1), (0.95, 1.0)):
+        found = extract("norm_mean", images(6), config(crop_scale=scale, augmentations=6))[1]
+        spreads.append(np.subtract(*found.extra["norms"].T).mean())
+    assert spreads[1] < 0.8 * spreads[0]
+
+
 def test_scorers_of_equal_numbers_share_one_computation():
     c = config().score
     extras = {getattr(norm, name)(c, None).extra for name in ALL[1:]}
     assert len(extras) == 1
-    other = norm.norm_mean(config(augmentations=A + 1).score, None).extra
-    assert other.name != extras.pop().name
+    for others in ({"augmentations": A + 1}, {"crop_scale": (0.5, 1.0)}):
+        other = norm.norm_mean(config(**others).score, None).extra
+        assert other.name != next(iter(extras)).name
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -144,5 +154,8 @@ def test_normalised_projections_are_refused(name):
 def test_mistakes():
     with pytest.raises(ValueError, match="augmentations = 0: use 1 or more"):
         norm.norm_mean(config(augmentations=0).score, None)
+    for scale in ((0.0, 1.0), (0.5, 0.2), (0.5, 1.5), (0.5,)):
+        with pytest.raises(ValueError, match=r"score.crop_scale = .*two shares of the area"):
+            norm.norm_mean(config(crop_scale=scale).score, None)
     with pytest.raises(ValueError, match=r"logits, which score\.feature names"):
         extract("norm", images(2), config(feature="logits"), stats=(np.zeros(1),))

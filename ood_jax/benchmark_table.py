@@ -1,0 +1,141 @@
+"""A benchmark's numbers: cases down, recipes across, AUROC as mean ± deviation over seeds."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from ood_jax.config import named_sources
+from ood_jax.gather import Rows, Table, percent, statistic
+from ood_jax.runs import Run
+
+BY_CLASS = ("one_vs_rest", "leave_one_class_out")  # benchmarks of which the mean is the number
+MISSING = "–"
+
+Cells = dict[str, dict[str, Any]]  # variant -> OOD set -> {"mean", "std", "n", "values"}, or None
+
+
+def tabulate(
+    benchmark: str, runs: Sequence[Run], gathered: dict[str, Any], scorer: str = ""
+) -> dict[str, Any]:
+    """The AUROC of every case, recipe and OOD set, fractions.
+
+    {"benchmark", "seeds": [...], "runs", "missing": how many, "scorers": {VARIANT: SCORER}, "sets":
+    {VARIANT: [SET, ...]}, "rows": [{"case", "curve", "at", "auroc"}], "mean"}: auroc and mean are
+    {VARIANT: {SET: x}}, x as `gather.statistic` has it, None where no run is finished; a recipe
+    that has no such case is not there. mean, {} where classes take no turns: of each seed over all
+    cases, where it has them all.
+
+    Args:
+      gathered: `gather.gather` of the same runs. scorer: "" = each recipe's first.
+    """
+    first: dict[str, Run] = {}
+    for run in runs:
+        first.setdefault(run.variant, run)
+    scorers = {name: scorer or _scorer(run, gathered) for name, run in first.items()}
+    sets = {name: _sets(run) for name, run in first.items()}
+    rows: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        case = run.case
+        empty: dict[str, Any] = {"case": case.name, "curve": case.curve, "at": case.at, "auroc": {}}
+        found = gathered["variants"][run.row].get("sets", {})
+        rows.setdefault(case.name, empty)["auroc"][run.variant] = {
+            name: found.get(name, {}).get(scorers[run.variant], {}).get("auroc")
+            for name in sets[run.variant]
+        }
+    listed = _in_order(list(rows.values()))
+    return {
+        "benchmark": benchmark,
+        "seeds": sorted({run.seed for run in runs}),
+        "runs": len(runs),
+        "missing": sum(not run["finished"] for run in gathered["runs"]),
+        "scorers": scorers,
+        "sets": sets,
+        "rows": listed,
+        "mean": _means(listed, sets) if benchmark in BY_CLASS else {},
+    }
+
+
+def _scorer(run: Run, gathered: dict[str, Any]) -> str:
+    """The first that the recipe asks for; of "all", the first that could run."""
+    asked = run.scored["score.scorers"][0]
+    sets = gathered["variants"][run.row].get("sets") or {}
+    found = [scorer for one in sets.values() for scorer in one]
+    return found[0] if asked == "all" and found else asked
+
+
+def _sets(run: Run) -> list[str]:
+    return list(named_sources(run.scored["score.near"] + run.scored["score.far"]))
+
+
+def _in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Line by line, small numbers first, whichever recipe brought a row along."""
+    curves = list(dict.fromkeys(row["curve"] for row in rows))
+    return sorted(rows, key=lambda row: (curves.index(row["curve"]), row["at"] or 0))
+
+
+def _means(rows: list[dict[str, Any]], sets: dict[str, list[str]]) -> Cells:
+    out: Cells = {}
+    for variant, names in sets.items():
+        cells = [row["auroc"][variant] for row in rows if variant in row["auroc"]]
+        out[variant] = {name: _mean([cell[name] for cell in cells]) for name in names}
+    return out
+
+
+def _mean(cells: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+    values = [cell["values"] if cell else {} for cell in cells]
+    whole = [seed for seed in values[0] if all(seed in one for one in values)]
+    means = {seed: statistics.fmean(one[seed] for one in values) for seed in whole}
+    return statistic(means) if means else None
+
+
+def named(table: dict[str, Any], variant: str) -> str:
+    """What a recipe is called: with its scorer, where others have another."""
+    mixed = len(set(table["scorers"].values())) > 1
+    return f"{variant}, {table['scorers'][variant]}" if mixed else variant
+
+
+def _columns(table: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(variant, OOD set, header) of each column."""
+    pairs = [(variant, name) for variant, names in table["sets"].items() for name in names]
+    several = len({name for _, name in pairs}) > 1
+    return [
+        (variant, name, named(table, variant) + f", {name}" * several) for variant, name in pairs
+    ]
+
+
+def in_words(table: dict[str, Any], deviation: str) -> Table:
+    """What `tabulate` gave, in %; deviation: what stands behind ±."""
+    shown = _columns(table)
+    rows: Rows = [_row(table, shown, row["case"], row["auroc"]) for row in table["rows"]]
+    rows += [_row(table, shown, "mean", table["mean"])] if table["mean"] else []
+    scorers = dict.fromkeys(table["scorers"].values())
+    count = len(table["seeds"])
+    notes = [f"± {deviation}; {count} seed{'s' * (count > 1)}."]
+    if table["mean"]:
+        notes.append("mean: over all cases, of each seed that has them all.")
+    if table["missing"]:
+        notes.append(f"{MISSING}: {table['missing']} of {table['runs']} runs are missing.")
+    return Table(
+        f"{table['benchmark']}: AUROC in % of {', '.join(scorers)}",
+        ("case", *(label for *_, label in shown)),
+        rows,
+        notes,
+        1,
+    )
+
+
+def _row(
+    table: dict[str, Any], shown: list[tuple[str, str, str]], name: str, cells: Cells
+) -> tuple[str, ...]:
+    """One row's text; a recipe without such a case has an empty cell."""
+
+    def cell(variant: str, ood: str) -> str:
+        if variant not in cells:
+            return ""
+        found = cells[variant][ood]
+        if found is None:
+            return MISSING
+        few = found["n"] < len(table["seeds"])
+        return percent(found) + f" (n = {found['n']})" * few
+
+    return (name, *(cell(variant, ood) for variant, ood, _ in shown))
