@@ -1,6 +1,5 @@
 """What clp.json, clp.npz and clp_images.parquet hold, of an ensemble's probabilities."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from ood_jax import confusion
 from ood_jax.data.source import Part, Source
+from ood_jax.data.union import uncut
 from ood_jax.ensemble import Judged, Member
 
 SCHEMA = 1
@@ -113,7 +113,7 @@ def image_table(test: Source, judged: Judged, per_image: PerImage) -> Any:
     for part in test.parts:
         own = np.isin(judged.labels, range(part.first, part.first + len(part.classes)))
         rows = judged.rows[own]
-        source = re.sub(r"(\[[^\[\]]*\])*$", "", part.spec)
+        source = uncut(part.spec)[0]
         own_names = [test.name(int(row)).removeprefix(f"{part.name}/") for row in rows]
         names = pa.array(own_names, pa.string())
         for inside in [name for name in per_image if name != part.name]:

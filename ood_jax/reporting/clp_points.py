@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ood_jax import metrics
+from ood_jax.data.union import uncut
 from ood_jax.reporting.blocks import clean
 from ood_jax.reporting.clp_bins import Sample
-from ood_jax.reporting.clp_read import Clp, Images, find, match, without_filters
+from ood_jax.reporting.clp_read import Clp, Images, find, match
 from ood_jax.reporting.variants import Variant
 from ood_jax.reporting.workdirs import TEST, Run, groups, sources
 
@@ -130,7 +131,7 @@ def _look_up(run: Run, name: str, found: Images | None, notes: Notes) -> _Known:
     nothing = _Known(run, own.scores, np.full(len(own.rows), np.nan), own.labels, near)
     if found is None:
         return nothing
-    if found.source != without_filters(sources(run).get(name, "")):
+    if found.source != uncut(sources(run).get(name, "").strip())[0]:
         notes.say(f"no image-wise CLP of {name}: its source is not {found.source}", run.label)
         return nothing
     values, labels = find(found, own.images)

@@ -1,13 +1,13 @@
 """What `python -m ood_jax.clp` left in its folder, and which of its sets a run's sets are."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ood_jax.data.union import uncut
 from ood_jax.reporting.blocks import clean
 from ood_jax.reporting.workdirs import UNREADABLE
 
@@ -96,22 +96,17 @@ def _finite(numbers: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in kept.items() if np.isfinite(value)}
 
 
-def without_filters(source: str) -> str:
-    """KIND:WHERE of KIND:WHERE[filter][filter]."""
-    return re.sub(r"(\[[^\[\]]*\])*$", "", source.strip())
-
-
 def match(clp: Clp, source: str, name: str) -> ClpSet | None:
     """The set of `clp` that a run's set `name` of `source` is, None = none of them.
 
     The same source, filters and all; else the same source without them, of the same name where
     several have it; else the same name.
     """
-    base = without_filters(source)
+    base = uncut(source.strip())[0]
     tests: tuple[Callable[[ClpSet], bool], ...] = (
         lambda one: one.source.strip() == source.strip(),
-        lambda one: without_filters(one.source) == base and one.name == name,
-        lambda one: without_filters(one.source) == base,
+        lambda one: uncut(one.source.strip())[0] == base and one.name == name,
+        lambda one: uncut(one.source.strip())[0] == base,
         lambda one: one.name == name,
     )
     for test in tests:

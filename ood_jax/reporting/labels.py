@@ -11,10 +11,7 @@ if TYPE_CHECKING:
 ROOM = 2.0  # points around a name
 REACH = (6.0, 12.0, 20.0, 30.0, 42.0, 56.0, 72.0)  # points between a name and what it names
 ANGLES = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-POINT, LINE = (
-    25.0,
-    60.0,
-)  # cost of a point below a name, and of lines that cross, in points of reach
+POINT, LINE = 25.0, 60.0  # points of reach that a point below a name costs, and crossing lines
 
 
 class _Placed(NamedTuple):
