@@ -116,6 +116,12 @@ def test_a_recipe_or_preset_that_is_not_there(config, says, capsys, monkeypatch)
     assert line.startswith("error: ") and says in line
 
 
+def test_object_storage_is_refused_and_not_taken_for_a_folder(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "not to object storage" in refused(workdir="gs://bucket/w")
+    assert not list(tmp_path.glob("gs*"))
+
+
 @pytest.mark.parametrize("place", ["file/below", "/proc/w"])
 def test_a_workdir_that_cannot_be_written(place, refused, tmp_path):
     (tmp_path / "file").touch()
