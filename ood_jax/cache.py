@@ -3,7 +3,7 @@
 import hashlib
 import json
 import operator
-import zipfile
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from ood_jax import npz
 from ood_jax.atomic import replaced
 from ood_jax.data.union import singles
 from ood_jax.types import PyTree
+from ood_jax.untrusted import MISSHAPEN, home, parse_json
 
 SCHEMA = 2  # of the files
 
@@ -44,11 +46,11 @@ def cached(
 def read(path: Path, serves: Callable[[dict[str, Any]], bool]) -> dict[str, np.ndarray] | None:
     """The arrays at `path`; None = there is no file, it is broken, or its meta does not serve."""
     try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            if not serves(json.loads(str(file["meta"]))):
+        with npz.opened(path) as file:
+            if not serves(parse_json(str(file["meta"]))):
                 return None
-            return {name: file[name] for name in file.files if name != "meta"}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return {name: file[name] for name in file.names if name != "meta"}
+    except (OSError, *MISSHAPEN):
         return None
 
 
@@ -73,11 +75,11 @@ def stamp(spec: str, root: str) -> list[Any] | None:
 
 def _stamp(spec: str, root: str) -> list[int] | None:
     kind, _, where = spec.partition(":")
-    base = Path(root).expanduser()
-    path = base / Path(where).expanduser()
-    if kind == "list" and not path.exists():  # FILE@FOLDER
-        path = base / Path(where.rpartition("@")[0]).expanduser()
-    if kind not in ("npz", "list", "folder") or not path.exists():
+    base = home(root)
+    path = base / home(where)
+    if kind == "list" and not os.path.exists(path):  # FILE@FOLDER
+        path = base / home(where.rpartition("@")[0])
+    if kind not in ("npz", "list", "folder") or not os.path.exists(path):
         return None
     found = path.stat()
     return [found.st_mtime_ns, found.st_size]

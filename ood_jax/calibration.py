@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from ood_jax.atomic import replaced
 from ood_jax.config import from_json, to_json
+from ood_jax.untrusted import MISSHAPEN, read_json
 
 SCHEMA = 1
 
@@ -49,7 +50,7 @@ def write(calibration: Calibration, path: Path) -> None:
 def read(path: Path) -> Calibration | None:
     """What `write` wrote; None = there is no such file, or none of this schema."""
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = read_json(path)
         if held["schema"] != SCHEMA:
             return None
         scorers = held["scorers"]
@@ -59,5 +60,5 @@ def read(path: Path) -> Calibration | None:
             {name: np.asarray(one["scores"], np.float64) for name, one in scorers.items()},
             from_json(json.dumps(held["config"])),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *MISSHAPEN):
         return None

@@ -14,8 +14,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 from ml_collections import ConfigDict
 
+from ood_jax import intact
 from ood_jax.config import INCIDENTAL, complete, flat, from_json, to_json
 from ood_jax.types import PyTree, TrainState
+from ood_jax.untrusted import MISSHAPEN, parse_json
 
 # What may differ between the run that wrote a checkpoint and the one that goes on from it.
 FREE_KEYS = (*INCIDENTAL, "score.")
@@ -34,19 +36,24 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of one workdir. Saves asynchronously; a killed save leaves the last good one.
 
+    Those that are newer than the newest whole one are moved to WORKDIR/corrupt, with a warning.
+
     Raises:
-      ValueError: the workdir cannot be written.
+      ValueError: the workdir cannot be written, or has checkpoints and none is whole.
     """
 
     def __init__(self, workdir: str, *, keep_last: int, keep_every: int = 0):
         # orbax speaks of every save and cleaning at INFO and WARNING.
         logging.getLogger("absl").setLevel(logging.ERROR)
+        intact.set_aside(_folder(workdir))
+        self._saving = 0
         self._manager = ocp.CheckpointManager(
             _folder(workdir),
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep_last,
                 keep_period=keep_every or None,
                 enable_async_checkpointing=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
             ),
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
@@ -68,12 +75,20 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         with self._writing():
+            self._manager.wait_until_finished()  # what _seal seals next is of this step
+            self._saving = step
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(_plain(config))
                 ),
             )
+
+    def _seal(self) -> None:
+        """Called by orbax when all files are written, before the folder gets its name."""
+        folder = self._manager.directory
+        fresh = next(iter(folder.glob(f"{self._saving}.*")), folder / str(self._saving))
+        intact.seal(fresh)
 
     def config(self) -> ConfigDict:
         """The config saved with the newest step."""
@@ -146,9 +161,9 @@ def stages_in(workdir: str) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        whole = json.loads(path.read_text())
+        whole = parse_json(path.read_text())
         return {stage: whole[stage] for stage in whole.get("stages", ())}
-    except (ValueError, KeyError, AttributeError):
+    except MISSHAPEN:
         raise ValueError(f"{path} is no config that ood_jax has written") from None
 
 
@@ -165,16 +180,16 @@ def saved_steps(workdir: str) -> list[int]:
 def restore_for_scoring(workdir: str, step: int | None = None) -> Restored:
     """The newest checkpoint of `workdir` (or that of `step`), without any training code.
 
-    Of a run of several stages the last one's.
+    Of a run of several stages the last one's. A corrupt newest one is passed over with a warning.
 
     Raises:
-      ValueError: no workdir, no checkpoint in it, or not that step.
+      ValueError: no workdir, no checkpoint in it, not that step, or none that is whole.
     """
     manager = _reader(workdir)
     steps = sorted(manager.all_steps())
     if step is not None and step not in steps:
         raise ValueError(f"no checkpoint of step {step} in {workdir}: it has {steps}")
-    step = steps[-1] if step is None else step
+    step = intact.newest(manager.directory, steps if step is None else [step])
     config = complete(_read_config(manager, step))
     tree = _item_metadata(manager, step)
     wanted = {"memory": tree["memory"]} if tree.get("memory") else {}

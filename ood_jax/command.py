@@ -5,6 +5,8 @@ import signal
 import sys
 from collections.abc import Callable
 
+LONGEST = 2_000  # letters of an error
+
 
 def parser(module: str, doc: str | None) -> argparse.ArgumentParser:
     """The parser of `python -m MODULE`, whose help is the module's docstring as it is written."""
@@ -16,6 +18,17 @@ def parser(module: str, doc: str | None) -> argparse.ArgumentParser:
     )
 
 
+def said(error: BaseException | str) -> str:
+    """An error as the command line prints it: one line, nothing that a terminal obeys.
+
+    Names of files and what stands in them are part of it.
+    """
+    from ood_jax.reporting.blocks import clean  # here: --help needs no NumPy
+
+    text = clean(str(error))
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+
+
 def answered(act: Callable[[], object], stopped: str) -> int:
     """Runs `act` and returns the exit code.
 
@@ -25,7 +38,7 @@ def answered(act: Callable[[], object], stopped: str) -> int:
     try:
         act()
     except (ValueError, OSError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        print("error:", said(error), file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
         print(f"SIGINT: stopped; {stopped}", file=sys.stderr)

@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ood_jax.defaults import defaults
+from ood_jax.untrusted import parse_json
 
 VIT = {  # width, depth and heads of the named sizes (Dosovitskiy et al. 2021; Touvron et al. 2021)
     "tiny": {"width": 192, "depth": 12, "heads": 3},
@@ -25,12 +26,14 @@ INCIDENTAL = (  # keys that change no number of a run: where it lies, how its wo
     "data.root",
     "data.workers",
     "data.memory",
+    "data.timeout",
     "train.devices",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_last",
     "train.keep_every",
     "train.knn_every",
+    "mesh.",
 )
 
 
@@ -111,6 +114,8 @@ def import_part(name: str, package: str, attributes: tuple[str, ...]) -> ModuleT
     """
     path = name if "." in name else f"{package}.{name}"
     try:
+        if not all(part.isidentifier() for part in path.split(".")):
+            raise ModuleNotFoundError(name=path)
         module = importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name is None or not (path == error.name or path.startswith(error.name + ".")):
@@ -161,7 +166,7 @@ def from_json(text: str) -> ConfigDict:
             return {k: tuples(v) for k, v in value.items()}
         return value
 
-    config = ConfigDict(tuples(json.loads(text)))
+    config = ConfigDict(tuples(parse_json(text)))
     config.lock()
     return config
 

@@ -17,6 +17,7 @@ def defaults() -> ConfigDict:
     c.head = _head()
     c.optim = _optim()
     c.train = _train()
+    c.mesh = _mesh()
     c.score = _score()
     return c
 
@@ -34,6 +35,7 @@ def _data() -> ConfigDict:
     c.std = (0.229, 0.224, 0.225)
     c.workers = 0  # decoding processes of sets read image by image; 0 = in this one
     c.memory = 4 * 1024**3  # bytes; a decoded set up to this size lives in memory
+    c.timeout = 900.0  # s that a batch may take, after which the run ends; 0 = no limit
     return c
 
 
@@ -111,6 +113,14 @@ def _train() -> ConfigDict:
     c.keep_last = 2  # checkpoints
     c.keep_every = 0  # steps; checkpoints at multiples are kept for good; 0 = none
     c.knn_every = 0  # epochs between kNN accuracies on data.test; 0 = never
+    return c
+
+
+def _mesh() -> ConfigDict:
+    """How the devices share the work; changes no number of a run (README, "Many devices")."""
+    c = ConfigDict()
+    c.model = 1  # devices on the axis `model`; the others are on `data`, which splits a batch
+    c.rules = ()  # ("REGEX=SPEC", ...): which arrays of the state are split, see layout.py
     return c
 
 

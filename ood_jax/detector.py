@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from ood_jax import calibration, features, kept, metrics, models, needs, scorers, sharding
 from ood_jax.checkpoint import Restored, restore_for_scoring
-from ood_jax.data.decode import DAMAGED, as_rgb, fit, pillow_rgb, read_image
+from ood_jax.data.decode import DAMAGED, as_rgb, fit, pillow_rgb, read_file
 from ood_jax.data.source import Source
 from ood_jax.features import Extracted
 from ood_jax.plan import CALIBRATION, TRAIN, check_model, fitted_sets, scoring_mesh
@@ -207,7 +207,7 @@ def _check_several(images: Any) -> None:
 def _rgb(image: Any, name: str) -> np.ndarray:
     """One image of any kind that `Detector.score` takes -> uint8 [H, W, 3]."""
     if isinstance(image, str | Path):
-        return read_image(Path(image).read_bytes(), str(image))
+        return read_file(Path(image))
     if not isinstance(image, np.ndarray | jax.Array):
         if not hasattr(image, "convert"):
             raise ValueError(

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from ood_jax import sharding
 from ood_jax.data.pipeline import eval_batches
 from ood_jax.data.source import Source
+from ood_jax.data.waited import in_time
 from ood_jax.progress import Progress
 from ood_jax.types import Array, Extra, Features, Forward, LastLayer, Net, Outputs, PyTree
 from ood_jax.views.crops import evaluation_view
@@ -249,7 +250,7 @@ def _over(
             process_count=jax.process_count(),
             memory=config.data.memory,
         )
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(in_time(batches, config.data.timeout)):
             found = step(params, stats, sharding.global_batch(mesh, batch))
             waiting.append((number * size, found))
             if len(waiting) > ahead:

@@ -47,7 +47,8 @@ def gather(runs: Sequence[Run]) -> dict[str, Any]:
             workdirs.setdefault(run.row, {})[run.seed] = run.workdir
     for variant, found_runs in by_variant.items():
         for part in PARTS:
-            trees = [(seed, found.get(part) or {}) for seed, found in found_runs]
+            parts = [(seed, found.get(part)) for seed, found in found_runs]
+            trees = [(seed, held) for seed, held in parts if isinstance(held, dict)]
             variants[variant][part] = merged(trees)
         if len(found_runs) > 1:
             spread = ranks.spread(workdirs[variant])
@@ -87,6 +88,11 @@ def statistic(values: dict[str, float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(numbers), "std": spread, "n": len(numbers), "values": values}
 
 
+def is_statistic(value: Any) -> bool:
+    """Is it what `statistic` returns? A results.json may have anything where a number should be."""
+    return isinstance(value, dict) and isinstance(value.get("n"), int)
+
+
 def auroc_rows(gathered: dict[str, Any]) -> Rows:
     """(variant, OOD set, scorer, AUROC in %, n, spread of OOD ranks), in the results' order.
 
@@ -96,10 +102,11 @@ def auroc_rows(gathered: dict[str, Any]) -> Rows:
     for variant, parts in gathered["variants"].items():
         sets, spread = dict(parts.get("sets", {})), parts.get("ood_rank_spread", {})
         sets |= {f"mean of {part}": parts[part] for part in ("near", "far") if parts.get(part)}
+        sets = {name: one for name, one in sets.items() if not is_statistic(one)}
         for name, scorers in sets.items():
             for scorer, metrics in scorers.items():
-                if "auroc" in metrics:
-                    stat = metrics["auroc"]
+                stat = metrics.get("auroc") if isinstance(metrics, dict) else None
+                if stat is not None and is_statistic(stat):
                     rank = spread.get(name, {}).get(scorer)
                     last = "" if rank is None else f"{rank:.1f}"
                     rows.append((variant, name, scorer, percent(stat), str(stat["n"]), last))
@@ -118,9 +125,9 @@ def in_distribution_rows(gathered: dict[str, Any]) -> Rows:
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     for key, value in tree.items():
-        if "values" in value:
+        if is_statistic(value):
             yield prefix + key, value
-        else:
+        elif isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ood_jax.untrusted import TEXT_BYTES, parse_json, read_bytes
+
 FILE = "metrics.jsonl"
 _RESERVED = ("step", "time", "nonfinite")
+_NONFINITE = ("nan", "inf", "-inf")
 
 
 class MetricLog:
@@ -88,7 +91,7 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
     A torn last line, of a run that was killed or is writing now, is left out.
 
     Raises:
-      ValueError: another line is not JSON.
+      ValueError: another line is none of `MetricLog`'s.
     """
     rows = []
     for _, row in _lines(Path(workdir) / FILE):
@@ -101,12 +104,22 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(text, parsed) of each whole line."""
     if not path.is_file():
         return
-    *whole, _ = path.read_bytes().decode("utf-8", errors="replace").split("\n")
+    *whole, _ = read_bytes(path, TEXT_BYTES).decode("utf-8", errors="replace").split("\n")
     for number, text in enumerate(whole, 1):
         try:
-            yield text, json.loads(text)
-        except json.JSONDecodeError:
+            row = parse_json(text)
+        except ValueError:
             raise ValueError(f"{path}:{number} is not JSON: delete that line") from None
+        if not _whole(row):
+            raise ValueError(f"{path}:{number} is no line of metrics: delete that line")
+        yield text, row
+
+
+def _whole(row: Any) -> bool:
+    """Is it what `MetricLog.write` writes, as far as readers go by?"""
+    odd = row.get("nonfinite", {}) if isinstance(row, dict) else None
+    named = isinstance(odd, dict) and all(value in _NONFINITE for value in odd.values())
+    return named and type(row.get("step")) is int
 
 
 def _drop_after(path: Path, step: float) -> None:

@@ -1,5 +1,6 @@
 """The training loop: resume, step, log, save, stop for a signal or a NaN."""
 
+import os
 import signal
 import sys
 import time
@@ -16,9 +17,10 @@ from ood_jax import features, in_distribution, sharding
 from ood_jax.checkpoint import Checkpoints, check_same_run
 from ood_jax.config import to_json
 from ood_jax.data.pipeline import train_batches
+from ood_jax.data.waited import in_time
 from ood_jax.logs import MetricLog
 from ood_jax.progress import Progress
-from ood_jax.train import Metrics, Run, init_state, jitted_step, open_test
+from ood_jax.train import Metrics, Run, abstract_state, init_state, jitted_step, open_test
 from ood_jax.types import TrainState
 
 
@@ -45,7 +47,7 @@ def train(run: Run, workdir: str, label: str = "train") -> TrainState:
     Raises:
       ValueError: the workdir cannot be written, or holds another run.
       Diverged: a loss or gradient that is no number; the last good checkpoint is kept.
-      Interrupted: SIGINT or SIGTERM; the state is saved first.
+      Interrupted: SIGINT or SIGTERM, of several processes to any; the state is saved first.
       OSError: a disk that is full or gone.
     """
     config = run.config
@@ -76,7 +78,8 @@ def train(run: Run, workdir: str, label: str = "train") -> TrainState:
             Progress(total, unit="steps", label=label, start=start, enabled=first) as bar,
             _caught_signals() as caught,
         ):
-            state = _steps(run, state, batches, checkpoints, log, bar, caught)
+            watched = in_time(batches, config.data.timeout)
+            state = _steps(run, state, watched, checkpoints, log, bar, caught)
     finally:
         checkpoints.close()
     return state
@@ -88,16 +91,8 @@ def open_workdir(run: Run, workdir: str) -> Checkpoints:
     Raises:
       ValueError: it cannot be written, or holds another run.
     """
-    folder = Path(workdir)
+    folder = make_workdir(workdir)
     keep = run.config.train
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink(missing_ok=True)  # another process may have been first
-    except OSError as error:
-        raise ValueError(
-            f"--workdir={workdir} cannot be written ({error.strerror}): name a folder that can"
-        ) from None
     checkpoints = Checkpoints(workdir, keep_last=keep.keep_last, keep_every=keep.keep_every)
     if checkpoints.latest_step() is not None:
         check_same_run(checkpoints.config(), run.config, workdir)
@@ -106,15 +101,28 @@ def open_workdir(run: Run, workdir: str) -> Checkpoints:
     return checkpoints
 
 
+def make_workdir(workdir: str) -> Path:
+    """Makes the folder if need be.
+
+    Raises:
+      ValueError: it cannot be written.
+    """
+    folder = Path(workdir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink(missing_ok=True)  # another process may have been first
+    except OSError as error:
+        raise ValueError(
+            f"--workdir={workdir} cannot be written ({error.strerror}): name a folder that can"
+        ) from None
+    return folder
+
+
 def _start(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
     if checkpoints.latest_step() is None:
         return init_state(run), 0
-    everywhere = sharding.replicated(run.mesh)
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-        jax.eval_shape(lambda: init_state(run)),
-    )
-    state = checkpoints.restore(abstract)
+    state = checkpoints.restore(abstract_state(run))
     return state, int(state.step)
 
 
@@ -139,7 +147,7 @@ def _steps(
             jax.block_until_ready(state)  # queued collectives of simulated devices can time out
         interval.add(host["index"], metrics, skipped)
         done = step + 1
-        stop = _asked_to_stop(caught, done, config.train.log_every)
+        stop = _asked_to_stop(caught, done)
         save = stop or done == config.train.steps or done % config.train.checkpoint_every == 0
         shown = {}
         knn_steps = round(config.train.knn_every * config.train.steps_per_epoch)
@@ -154,23 +162,24 @@ def _steps(
     return state
 
 
-def _asked_to_stop(caught: list[int], step: int, every: int) -> int:
-    """The signal to stop for after `step`, 0 = none: the same in all processes.
+def _asked_to_stop(caught: list[int], step: int) -> int:
+    """The signal to stop for after `step`, 0 = none.
 
-    Several processes must stop at one step, so they ask each other; rarely, since all wait for it.
+    Several processes must stop after one step: JAX's preemption service tells all of a SIGTERM to
+    any, in the background, and agrees on a step that none has passed.
     """
+    mine = caught[0] if caught else 0
     if jax.process_count() == 1:
-        return caught[0] if caught else 0
-    if step % every:
-        return 0
-    mine = np.array(caught[0] if caught else 0, np.int32)
-    return int(np.max(multihost_utils.process_allgather(mine)))
+        return mine
+    return (mine or signal.SIGTERM) if multihost_utils.reached_preemption_sync_point(step) else 0
 
 
 def judge(run: Run, state: TrainState) -> dict[str, float]:
     """Weighted kNN accuracy of the teacher (else the student) on data.test, from data.train."""
-    config = run.config
-    network = state.teacher or {"params": state.params, "stats": state.stats}
+    config, mesh = run.config, sharding.data_parallel(run.mesh)
+    network = sharding.replicate(
+        mesh, state.teacher or {"params": state.params, "stats": state.stats}
+    )
     train, test = (
         features.extract(
             run.net,
@@ -178,13 +187,13 @@ def judge(run: Run, state: TrainState) -> dict[str, float]:
             network["stats"],
             source,
             config=config,
-            mesh=run.mesh,
+            mesh=mesh,
             fields=(config.score.feature,),
             label=f"kNN {name}",
         )
         for name, source in (("train", run.train), ("test", open_test(config)))
     )
-    accuracy = in_distribution.knn_accuracy(config, train, test, run.mesh)
+    accuracy = in_distribution.knn_accuracy(config, train, test, mesh)
     return {} if accuracy is None else {"knn_accuracy": accuracy}
 
 
@@ -239,18 +248,24 @@ class _Interval:
 
 @contextmanager
 def _caught_signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append their number to, while the context lasts."""
+    """A list that SIGINT and SIGTERM append their number to, while the context lasts.
+
+    Of several processes SIGTERM is left to JAX's preemption service, which a SIGINT is passed to.
+    """
     caught: list[int] = []
+    several = jax.process_count() > 1
 
     def catch(number: int, _: Any) -> None:
         if caught:  # a second one does not wait for the step
             raise KeyboardInterrupt
         caught.append(number)
+        if several:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
     old = [signal.signal(number, catch) for number in numbers]
     try:
         yield caught
     finally:
         for number, handler in zip(numbers, old, strict=True):
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: C++ code had set it

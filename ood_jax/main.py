@@ -9,21 +9,27 @@ on Cloud TPU, Slurm and Kubernetes --distributed alone finds these out.
 """
 
 import argparse
+import multiprocessing
+import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from ood_jax import cpu
+from ood_jax import command, cpu
 
 if TYPE_CHECKING:  # what takes time to import waits until Ctrl-C is caught
     from ml_collections import ConfigDict
+
+GOES_ON = "the same command goes on from the last checkpoint"
 
 
 def main(argv: list[str]) -> int:
     """Runs the job; returns the exit code.
 
-    0 done, 1 failed on the way (diverged, disk full), 2 a mistake in what was asked, 128 + N
-    stopped by the signal N.
+    0 done, 1 failed on the way (diverged, disk full, data that does not come, another process
+    gone), 2 a mistake in what was asked, 128 + N stopped by the signal N: 143 after a SIGTERM or
+    preemption notice, when all is saved. A process that finds another one silent for 100 s is ended
+    by JAX, with code 134.
     """
     arguments, rest = _parser().parse_known_args(argv)
     try:
@@ -36,22 +42,48 @@ def main(argv: list[str]) -> int:
             )
         if "://" in (arguments.workdir or ""):
             raise ValueError(
-                f"--workdir={arguments.workdir}: runs are written to folders, not to object storage;"
-                " use a file system that all processes share, or mount the bucket"
+                f"--workdir={arguments.workdir}: runs are written to folders, not to object"
+                " storage; use a file system that all processes share, or mount the bucket"
             )
         config = load(rest)
         return _run(config, arguments)
     except ValueError as error:
         return _failed(error, 2)
     except OSError as error:
-        return _failed(f"{error}; the same command goes on from the last checkpoint", 1)
+        return _failed(f"{error}; {GOES_ON}", 1)
+    except RuntimeError as error:
+        if not _lost(error):
+            raise
+        return _failed(f"another process of this run is gone ({error}); {GOES_ON}", 1)
     except KeyboardInterrupt:
-        print("SIGINT: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(f"SIGINT: stopped; {GOES_ON}", file=sys.stderr)
         return 128 + signal.SIGINT
 
 
+def _lost(error: RuntimeError) -> bool:
+    """Did `error` come of a collective, of several processes, that one of them left?"""
+    import jax
+
+    return isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process with `code`; after a failure at once.
+
+    The interpreter else waits at its end for threads that hang on a disk, and JAX for processes
+    that wait in a collective for this one.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == 1:
+        for worker in multiprocessing.active_children():  # which may hang, and outlive this
+            worker.kill()
+        os._exit(code)
+    sys.exit(code)
+
+
 def _failed(error: Exception | str, code: int) -> int:
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    print("error:", command.said(error), file=sys.stderr)
     return code
 
 
@@ -59,7 +91,7 @@ def _run(config: "ConfigDict", arguments: argparse.Namespace) -> int:
     import jax
 
     _initialise(arguments)
-    from ood_jax import loop, score, stages
+    from ood_jax import lock, loop, score, stages
 
     runs = stages.prepared(config)
     run = list(runs.values())[-1]
@@ -71,22 +103,23 @@ def _run(config: "ConfigDict", arguments: argparse.Namespace) -> int:
         f"{name}: {steps} steps on {run.mesh.size} {jax.devices()[0].platform} device(s),"
         f" in {workdir}"
     )
-    try:
-        stages.train(runs, workdir)
-    except loop.Diverged as error:
-        return _failed(error, 1)
-    except loop.Interrupted as stop:
-        print(str(stop), file=sys.stderr)
-        return stop.code
-    score.score_run(workdir, config=run.config)
+    loop.make_workdir(workdir)
+    with lock.locked(workdir):
+        try:
+            stages.train(runs, workdir)
+        except loop.Diverged as error:
+            return _failed(error, 1)
+        except loop.Interrupted as stop:
+            print(str(stop), file=sys.stderr)
+            return stop.code
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which JAX's service would swallow
+        score.score_run(workdir, config=run.config)
     return 0
 
 
 def _initialise(arguments: argparse.Namespace) -> None:
     import jax
 
-    # JAX's own handler would swallow a SIGTERM that comes before the loop.
-    jax.config.update("jax_enable_preemption_service", False)
     if arguments.coordinator:
         jax.distributed.initialize(arguments.coordinator, arguments.processes, arguments.process)
     elif arguments.distributed:
@@ -119,4 +152,4 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     cpu.prepare("ood_jax.main")
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

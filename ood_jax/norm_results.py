@@ -12,6 +12,7 @@ from ood_jax.checkpoint import FREE_KEYS, Restored, restore_for_scoring
 from ood_jax.config import flat, from_json, to_json
 from ood_jax.norm_sets import Part
 from ood_jax.scorers.views import RandomViews
+from ood_jax.untrusted import MISSHAPEN, read_json
 
 SCHEMA = 1
 WIDTH = 100  # where there is no terminal
@@ -58,11 +59,11 @@ def earlier(path: Path, wanted: dict[str, Any], workdir: str, steps: list[int]) 
         return {"config": own} | {key: of[key] for key in ("schema", "settings", "sets")}
 
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         if identity(found) != identity(wanted):
             return {}
         arrays = {step: one["arrays"] for step, one in found["steps"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, *MISSHAPEN):
         return {}  # none, or one that no version has written
     for step in steps:
         if arrays.get(str(step), "") not in ("", arrays_of(restore_for_scoring(workdir, step))):

@@ -84,7 +84,7 @@ def _literal(text: str) -> Any:
     """A Python literal, or _NOT_ONE."""
     try:
         return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # the last two: deep
         try:
             return float(text)  # inf
         except ValueError:
@@ -93,6 +93,8 @@ def _literal(text: str) -> Any:
 
 def _checked(value: Any, like: Any) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError("a number below 2**63 is needed")
     if isinstance(like, float):
         if number:
             return float(value)
@@ -110,9 +112,8 @@ def _elements(text: str, default: tuple) -> tuple:
     """`('a', 'b')`, `a,b`, `a` and the empty text as elements of the type that `default` has."""
     value = _literal(text)
     if not isinstance(value, tuple | list):
-        inner = re.fullmatch(r"\s*[(\[](.*)[)\]]\s*", text) or re.fullmatch(r"(.*)", text)
-        assert inner is not None
-        pieces = _divide(inner[1])
+        inner = re.fullmatch(r"\s*[(\[](.*)[)\]]\s*", text, re.DOTALL)
+        pieces = _divide(inner[1] if inner else text)
         like = default[0] if default else ""
         value = [_literal(p) if _quoted(p) else _scalar(p, like) for p in pieces]
     if not default:

@@ -1,7 +1,6 @@
 """What a scoring run needs, opened and checked before any compute."""
 
 import re
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ from ood_jax.config import named_sources
 from ood_jax.data.sources import Source, cut, open_source
 from ood_jax.data.union import named
 from ood_jax.types import Net, Scorer
+from ood_jax.untrusted import home
 
 BASELINES = ("pixels", "untrained")
 # In-distribution sets, and the OOD set that hyperparameters are chosen on.
@@ -98,7 +98,7 @@ def fitted_sets(config: ConfigDict) -> dict[str, Source]:
 def _benchmark(config: ConfigDict) -> openood.Benchmark:
     name, root = config.score.benchmark, config.data.root
     found = openood.benchmark(name)
-    lists = Path(root).expanduser() / openood.LISTS
+    lists = home(root) / openood.LISTS
     if not lists.is_dir():
         raise ValueError(
             f"score.benchmark = {name!r} reads OpenOOD's image lists, but there is no {lists}: set"

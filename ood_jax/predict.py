@@ -127,7 +127,7 @@ def _report(detector: "Detector", counts: Counts, out: Path) -> None:
     )
     if counts.unreadable:
         print(f"cannot be read: {len(counts.unreadable):,}", file=sys.stderr)
-        print("\n".join(f"  {name}" for name in counts.unreadable), file=sys.stderr)
+        print("\n".join(f"  {command.said(one)}" for one in counts.unreadable), file=sys.stderr)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from ood_jax import command
+
 KINDS = ("idx", "cifar10", "cifar100", "svhn", "folder")
 
 
@@ -139,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
         options = {"split": a.split, "size": a.size, "labels": a.labels, "force": a.force}
         count = prepare(a.kind, a.input, a.out, **options)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", command.said(error), file=sys.stderr)
         return 2
     print(f"{a.out}: {count} images; read it as npz:{a.out}")
     return 0

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ood_jax.untrusted import MISSHAPEN, check_table
+
 FILE = "scores.parquet"
 TEST = "test"  # the in-distribution test set among the sets of FILE
 _COLUMNS = ("image", "index", "set", "scorer", "ood_rank")
@@ -48,7 +50,7 @@ def spread(workdirs: Mapping[Any, str | Path]) -> Spread:
             return Spread({}, (f"seed {seed} has no {FILE}",))
         try:
             found.append(_read(path))
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (OSError, NotImplementedError, MemoryError, *MISSHAPEN) as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
             return Spread({}, (f"{FILE} of seed {seed} cannot be read ({text})",))
     return _spread(found)
@@ -83,6 +85,7 @@ def _read(path: Path) -> _Found:
 def _parts(path: Path) -> Iterator[tuple[str, str, _Ranks]]:
     from pyarrow import parquet
 
+    check_table(path)
     texts = ["image", "set", "scorer"]
     table = parquet.read_table(path, columns=list(_COLUMNS), read_dictionary=texts)
     table = table.unify_dictionaries().combine_chunks()

@@ -11,14 +11,15 @@ Norms of features over training are shown of workdirs that python -m ood_jax.nor
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ood_jax import command
+from ood_jax.untrusted import MISSHAPEN
 
 if TYPE_CHECKING:
-    from ood_jax.reporting.blocks import Report, Section
+    from ood_jax.reporting.blocks import Block, Report, Section
     from ood_jax.reporting.clp_read import Clp
     from ood_jax.reporting.variants import Variant
 
@@ -120,8 +121,23 @@ def _sections(
     out = []
     for title, make in makers.items():
         _say(title.lower())
-        out.append(Section(title, tuple(make())))
+        out.append(Section(title, _blocks(title, make)))
     return out
+
+
+def _blocks(title: str, make: "Callable[[], Iterable[Block]]") -> "tuple[Block, ...]":
+    """What `make` makes; results.json and its like may hold anything.
+
+    Raises:
+      ValueError: they are of another shape than scoring gives them.
+    """
+    try:
+        return tuple(make())
+    except MISSHAPEN as error:
+        raise ValueError(
+            f"{title}: the runs' files have another shape than scoring gives them"
+            f" ({type(error).__name__}: {error}); score again"
+        ) from error
 
 
 def write(made: "Report", folder: Path) -> None:

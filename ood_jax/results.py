@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ood_jax.atomic import replaced
+from ood_jax.untrusted import read_json
 
 SCHEMA = 2
 COUNTS = ("n_in", "n_out")  # of an OOD set's metrics; the others are fractions
@@ -93,10 +94,10 @@ def read_results(path: str | Path) -> dict[str, Any]:
       ValueError: no such file, no JSON, or of another schema.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = read_json(Path(path))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}; give a results.json") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"{path} is no JSON ({error}); give a results.json") from None
     schema = found.get("schema") if isinstance(found, dict) else None
     if schema != SCHEMA:

@@ -13,6 +13,7 @@ from ood_jax import config as configs
 from ood_jax.cases import Case
 from ood_jax.recipe import load
 from ood_jax.results import read_results
+from ood_jax.untrusted import MISSHAPEN
 
 # A run works these out from one another and the size of its train set; a name changes no number.
 _WORKED_OUT = ("name", "train.epochs", "train.steps", "train.steps_per_epoch")
@@ -189,17 +190,20 @@ def finished(run: Run) -> dict[str, Any] | None:
     """What WORKDIR/results.json says, if it is of this very config trained to its end; or None."""
     try:
         found = read_results(run.workdir / "results.json")
-    except ValueError:
+        return found if _is_of(found, run) else None
+    except MISSHAPEN:
         return None
+
+
+def _is_of(found: dict[str, Any], run: Run) -> bool:
     scored = configs.from_json(json.dumps(found["config"]))
     earlier = configs.from_json(json.dumps(found.get("earlier_stages", {})))
     stages = tuple(earlier) + run.config["stages"][-1:]
     if stages != run.config["stages"]:
-        return None
+        return False
     if not all(_trained(_of_stage(run.config, stage), earlier[stage]) for stage in earlier):
-        return None
-    done = _trained(run.scored, scored) and scored.train.steps <= found["step"]
-    return found if done else None
+        return False
+    return _trained(run.scored, scored) and scored.train.steps <= found["step"]
 
 
 def _of_stage(asked: dict[str, Any], stage: str) -> dict[str, Any]:

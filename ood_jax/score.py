@@ -26,7 +26,7 @@ from ood_jax.recipe import is_override, override
 
 SCORING = (
     *("score.", "data.root", "data.train", "data.test"),
-    *("data.workers", "data.memory", "train.devices"),
+    *("data.workers", "data.memory", "data.timeout", "train.devices"),
 )
 
 if TYPE_CHECKING:  # jax and what needs it are imported where used: --help does not wait

@@ -12,7 +12,6 @@ Values with commas: --set='key=["a,b", "c"]', a JSON list.
 
 import argparse
 import contextlib
-import json
 import re
 import shlex
 import signal
@@ -27,6 +26,7 @@ from ood_jax import command as commands
 from ood_jax.atomic import check_writable
 from ood_jax.gather import gather, markdown, show, tables, write
 from ood_jax.runs import Cases, Run, as_text, expand, finished, whole
+from ood_jax.untrusted import parse_json
 
 __all__ = ["Run", "command", "expand", "gather", "launch", "main"]
 
@@ -106,8 +106,8 @@ def parse_setting(text: str) -> tuple[str, list[str]]:
     if not values.startswith("["):
         return key, values.split(",")
     try:
-        return key, [as_text(value) for value in json.loads(values)]
-    except json.JSONDecodeError as error:
+        return key, [as_text(value) for value in parse_json(values)]
+    except ValueError as error:
         raise ValueError(
             f'--set={text}: not a JSON list ({error}); write \'{key}=["a,b", "c"]\''
         ) from None

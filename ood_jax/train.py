@@ -5,6 +5,7 @@ Read `make_step` first: views, gradients of each update, optimiser, teacher, mem
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +14,10 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ood_jax import optim, sharding
+from ood_jax import layout, optim, sharding
 from ood_jax.config import method_module
 from ood_jax.data.order import check_balanced
+from ood_jax.data.source import check_classes
 from ood_jax.data.sources import Source, open_source
 from ood_jax.models import build as build_model
 from ood_jax.models import init_params
@@ -50,7 +52,7 @@ def prepare(config: ConfigDict) -> Run:
     Raises:
       ValueError: whatever is wrong with the config or its data, in one line.
     """
-    mesh = sharding.make_mesh(config.train.devices)
+    mesh = sharding.make_mesh(config.train.devices, config.mesh.model)
     if jax.process_count() > 1 and mesh.size < len(jax.devices()):
         raise ValueError(
             f"train.devices = {mesh.size}: several processes use all their {len(jax.devices())}"
@@ -74,7 +76,7 @@ def prepare(config: ConfigDict) -> Run:
             " the whole batch at once; use 1"
         )
     if method.classes:
-        _check_labels(train, method.classes, config.method.name)
+        check_classes(train, method.classes, config.method.name)
     if config.data.balanced:
         check_balanced(train.labels, method.classes)
     optimisers = tuple(optim.build(config, update.trains) for update in method.updates)
@@ -83,6 +85,8 @@ def prepare(config: ConfigDict) -> Run:
         with config.unlocked():
             config.train.steps = 0
     run = Run(config, mesh, train, auxiliary, net, method, optimisers, rates)
+    if config.mesh.rules or config.mesh.model > 1:
+        abstract_state(run)  # refuses rules that do not fit
     weights = config.model.weights
     return started(run, weights) if weights and not weights.startswith(STAGE) else run
 
@@ -97,26 +101,6 @@ def started(run: Run, weights: str) -> Run:
     if (fresh := untrained(run.config, run.net, start)) and jax.process_index() == 0:
         print(f"begins with {weights}, but for {', '.join(fresh)}", file=sys.stderr)
     return run._replace(start=start)
-
-
-def _check_labels(train: Source, classes: int, method: str) -> None:
-    labels = train.labels
-    known = 0 if labels is None else int((labels >= 0).sum())
-    if labels is None or known < len(labels):
-        raise ValueError(
-            f"data.train: {len(train) - known} of {len(train)} images of {train.spec!r} have no"
-            f" label, and {method} needs one of each; use a labelled set"
-        )
-    if labels.max() >= classes:
-        raise ValueError(
-            f"data.train has labels up to {labels.max()}, head.outputs = {classes}: use"
-            f" {labels.max() + 1} outputs or more (filters by class leave the numbers as they are)"
-        )
-    if labels.min() == labels.max():
-        raise ValueError(
-            f"data.train: all {len(train)} images of {train.spec!r} are of class {labels.max()},"
-            f" and {method} tells classes apart: use two or more, or a method without labels"
-        )
 
 
 def open_test(config: ConfigDict) -> Source:
@@ -151,30 +135,49 @@ def resolved(config: ConfigDict, images: int) -> ConfigDict:
     return config
 
 
+def abstract_state(run: Run) -> TrainState:
+    """Shapes, types and places (config.mesh.rules) of the state of `run`, without any compute.
+
+    Raises:
+      ValueError: a rule that does not fit the state.
+    """
+    state = jax.eval_shape(lambda: _first_state(run, *_init(run)))
+    rules = layout.read_rules(run.config.mesh.rules)
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        state,
+        layout.state_shardings(run.mesh, state, rules),
+    )
+
+
 def init_state(run: Run) -> TrainState:
-    """The state at step 0, on every device of the mesh."""
-
-    def rest(params: PyTree, stats: PyTree) -> TrainState:
-        method = run.method
-        teacher = None
-        if method.has_teacher:
-            copy = method.teacher_init or (lambda p, s: {"params": p, "stats": s})
-            teacher = copy(params, stats)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            stats=stats,
-            teacher=teacher,
-            memory=method.init_memory(),
-            opt=tuple(optimiser.init(params) for optimiser in run.optimisers),
-        )
-
-    net = run.net if run.method.init is None else run.net._replace(init=run.method.init)
-    params, stats = init_params(net, run.config)
+    """The state at step 0, made where it lies on the mesh: no device ever has all of it."""
+    places = layout.places(abstract_state(run))
+    params, stats = _init(run, (places.params, places.stats))
     if run.start is not None:
-        params, stats = _merged(params, run.start[0]), _merged(stats, run.start[1])
-    return jax.jit(rest, out_shardings=sharding.replicated(run.mesh))(
-        *jax.device_get((params, stats))
+        params = sharding.place(_merged(params, run.start[0]), places.params)
+        stats = sharding.place(_merged(stats, run.start[1]), places.stats)
+    return jax.jit(partial(_first_state, run), out_shardings=places)(params, stats)
+
+
+def _init(run: Run, places: Any = None) -> tuple[PyTree, PyTree]:
+    net = run.net if run.method.init is None else run.net._replace(init=run.method.init)
+    return init_params(net, run.config, places)
+
+
+def _first_state(run: Run, params: PyTree, stats: PyTree) -> TrainState:
+    method = run.method
+    teacher = None
+    if method.has_teacher:
+        copy = method.teacher_init or (lambda p, s: {"params": p, "stats": s})
+        teacher = copy(params, stats)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        stats=stats,
+        teacher=teacher,
+        memory=method.init_memory(),
+        opt=tuple(optimiser.init(params) for optimiser in run.optimisers),
     )
 
 
@@ -235,8 +238,11 @@ def make_step(
 
 
 def jitted_step(run: Run) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """`make_step` of a run over its mesh: data-parallel, the old state's memory reused."""
-    everywhere = sharding.replicated(run.mesh)
+    """`make_step` of a run over its mesh; the new state lies as the old one, in its memory.
+
+    How arrays meet that lie differently is XLA's to choose (benchmarks/collectives.py shows it).
+    """
+    places = layout.places(abstract_state(run))
     step = make_step(
         run.method,
         run.optimisers,
@@ -246,8 +252,8 @@ def jitted_step(run: Run) -> Callable[[TrainState, Batch], tuple[TrainState, Met
     )
     return jax.jit(
         step,
-        in_shardings=(everywhere, sharding.batch_sharding(run.mesh)),
-        out_shardings=everywhere,
+        in_shardings=(places, sharding.batch_sharding(run.mesh)),
+        out_shardings=(places, sharding.replicated(run.mesh)),
         donate_argnums=0,
     )
 

@@ -238,7 +238,9 @@ def refused(capsys, sweep, *flags):
 
 def edit(workdir, **settings):
     """Other settings in the newest checkpoint's config."""
-    (path,) = (workdir / "checkpoints" / "24" / "config").glob("metadata")
+    folder = workdir / "checkpoints" / "24"
+    (folder / "seal.json").unlink()
+    (path,) = (folder / "config").glob("metadata")
     config = json.loads(path.read_text())
     for key, value in settings.items():
         part, _, leaf = key.partition("_")

@@ -23,6 +23,7 @@ def config(batch=4, size=8):
                 "mean": (0.5, 0.4, 0.3),
                 "std": (0.2, 0.3, 0.4),
                 "memory": 10**9,
+                "timeout": 0.0,
             },
             "model": {"image_size": size},
             "score": {"batch": batch},

@@ -206,7 +206,7 @@ def test_a_full_disk(recipe, tmp_path):
     """A save that fails stops the run: exit code 1, and the last line says which place is full."""
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))\n"
-        "from ood_jax.main import main; sys.exit(main(sys.argv[1:]))"
+        "from ood_jax.main import leave, main; leave(main(sys.argv[1:]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, f"--config={recipe}", f"--workdir={tmp_path}"],

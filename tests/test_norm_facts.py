@@ -15,7 +15,7 @@ SIZE, A = 6, 4
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 WEIGHTS = np.random.default_rng(0).normal(0, 0.1, (SIZE * SIZE * 3, 5)).astype(np.float32)
 CONFIG = {
-    "data": {"size": SIZE, "mean": MEAN, "std": STD, "memory": 10**9},
+    "data": {"size": SIZE, "mean": MEAN, "std": STD, "memory": 10**9, "timeout": 0.0},
     "model": {"image_size": SIZE},
 }
 

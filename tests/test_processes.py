@@ -43,9 +43,12 @@ def _free_port():
         return found.getsockname()[1]
 
 
-def _train(folder, recipe, workdir, count, during=lambda processes: None):
-    """`count` processes with one device each; [(exit code, stdout, stderr), ...]."""
-    command = [sys.executable, "-m", "ood_jax.main", f"--config={recipe}", *FLAGS]
+def _train(folder, recipe, workdir, count, during=lambda processes: None, flags=()):
+    """`count` processes with one device each; [(exit code, stdout, stderr), ...].
+
+    flags: beside FLAGS.
+    """
+    command = [sys.executable, "-m", "ood_jax.main", f"--config={recipe}", *FLAGS, *flags]
     command += [f"--workdir={workdir}"]
     if count > 1:
         command += [f"--coordinator=127.0.0.1:{_free_port()}", f"--processes={count}"]
@@ -100,36 +103,76 @@ def test_two_processes_are_one(folder, recipe, one):
 
 
 @pytest.mark.slow
-def test_one_goes_on_where_two_were_stopped(folder, recipe, one, tmp_path):
-    """SIGTERM to both: they stop after the same step, which is saved."""
-
-    def stop(processes):
-        limit = time.monotonic() + SECONDS
-        while not read_metrics(tmp_path) and time.monotonic() < limit:
-            assert processes[0].poll() is None, processes[0].communicate()
-            time.sleep(0.01)
-        for process in processes:
-            process.send_signal(signal.SIGTERM)
-
-    ended = _train(folder, recipe, tmp_path, 2, stop)
-    assert [code for code, _, _ in ended] == [143, 143], ended
-    lines = {err.splitlines()[-1] for _, _, err in ended}
-    assert len(lines) == 1 and "SIGTERM: stopped after step" in lines.pop()
-    saved = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
-    assert saved and saved[-1] == read_metrics(tmp_path)[-1]["step"] < STEPS
-    ((code, _, err),) = _train(folder, recipe, tmp_path, 1)
-    assert code == 0, err
-    _assert_same(recipe, tmp_path, one)
+def test_two_processes_with_half_of_the_state_each_are_one(folder, recipe, one, tmp_path):
+    """No process has the whole network, though its kNN accuracy is asked for on the way."""
+    flags = ("--config.mesh.rules=.*=fsdp", "--config.train.knn_every=1")
+    ended = _train(folder, recipe, tmp_path / "w", 2, flags=flags)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    assert any("knn_accuracy" in row for row in read_metrics(tmp_path / "w"))
+    _assert_same(recipe, tmp_path / "w", one)
 
 
 @pytest.mark.slow
-def test_two_go_on_where_one_stopped(folder, recipe, one, tmp_path):
+@pytest.mark.parametrize("victim", [0, 1])
+def test_sigterm_to_one_saves_one_step_in_all(folder, recipe, tmp_path, victim):
+    """The preemption notice reaches one host; all stop after the same step, which is saved."""
+    flags = ("--config.train.steps=100000", "--config.train.checkpoint_every=100000")
+
+    def stop(processes):
+        _wait_for_step(processes, tmp_path)
+        processes[victim].send_signal(signal.SIGTERM)
+
+    ended = _train(folder, recipe, tmp_path, 2, stop, flags)
+    assert [code for code, _, _ in ended] == [143, 143], ended
+    lines = {err.splitlines()[-1] for _, _, err in ended}
+    assert len(lines) == 1 and "SIGTERM: stopped after step" in lines.pop()
+    (saved,) = (int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert saved == read_metrics(tmp_path)[-1]["step"] < 100_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_host_ends_the_others(folder, recipe, tmp_path, victim, number):
+    """Within JAX's heartbeat of 100 s, or at once where the connection breaks; and says so."""
+    other, seconds = 1 - victim, []
+
+    def lose(processes):
+        _wait_for_step(processes, tmp_path)
+        processes[victim].send_signal(number)
+        began = time.monotonic()
+        processes[other].wait(timeout=SECONDS)
+        seconds.append(time.monotonic() - began)
+        processes[victim].kill()
+
+    ended = _train(folder, recipe, tmp_path, 2, lose, ("--config.train.steps=100000",))
+    code, _, said = ended[other]
+    print(f"ended {seconds[0]:.1f} s after, exit code {code}: {said[:300]}")
+    assert seconds[0] < 180
+    assert code in (1, -signal.SIGABRT), said
+    assert "another process of this run is gone" in said or (
+        "the JAX distributed service detected fatal errors" in said
+    )
+
+
+def _wait_for_step(processes, workdir):
+    limit = time.monotonic() + SECONDS
+    while not read_metrics(workdir) and time.monotonic() < limit:
+        assert processes[0].poll() is None, processes[0].communicate()
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [("one", 2), ("two", 1)])
+def test_another_number_of_processes_goes_on(folder, recipe, one, tmp_path, before, after):
+    if not (folder / before).is_dir():
+        assert all(code == 0 for code, _, _ in _train(folder, recipe, folder / before, 2))
     workdir = tmp_path / "w"
-    shutil.copytree(one / "checkpoints" / "12", workdir / "checkpoints" / "12")
-    log = (one / "metrics.jsonl").read_text().splitlines(keepends=True)
+    shutil.copytree(folder / before / "checkpoints" / "12", workdir / "checkpoints" / "12")
+    log = (folder / before / "metrics.jsonl").read_text().splitlines(keepends=True)
     (workdir / "metrics.jsonl").write_text("".join(log[:13]))  # step 13 was lost
-    ended = _train(folder, recipe, workdir, 2)
-    assert [code for code, _, _ in ended] == [0, 0], ended
+    ended = _train(folder, recipe, workdir, after)
+    assert [code for code, _, _ in ended] == [0] * after, ended
     _assert_same(recipe, workdir, one)
 
 

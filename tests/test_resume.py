@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,17 @@ def test_stopped_and_crashed_is_uninterrupted(folder, whole, tmp_path, monkeypat
 def test_a_finished_run_is_not_trained_again(folder, whole, monkeypatch):
     monkeypatch.setattr(loop, "_steps", lambda *a: pytest.fail("trained again"))
     _equal(jax.device_get(loop.train(prepare(_config(folder)), str(folder / "whole"))), whole)
+
+
+def test_a_corrupt_newest_checkpoint_costs_its_steps_alone(folder, whole, tmp_path, capsys):
+    shutil.copytree(folder / "whole", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "checkpoints" / "6" / "config" / "metadata").write_text("{")
+    _equal(jax.device_get(loop.train(prepare(_config(folder)), str(tmp_path))), whole)
+    said = capsys.readouterr().err
+    assert "step 6 (config/metadata has 1 bytes of" in said and "that of step 4 is used" in said
+    _equal(final_state(_config(folder), tmp_path), whole)  # of step 6, saved again
+    assert "warning" not in capsys.readouterr().err
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_another_number_of_devices(folder, whole, tmp_path, monkeypatch):

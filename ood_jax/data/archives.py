@@ -1,6 +1,7 @@
 """Data sets in the formats they are published in, read as they stream by, nothing unpickled."""
 
 import gzip
+import math
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -10,11 +11,16 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from ood_jax.data.decode import fit
+from ood_jax.data.decode import PIXELS, fit
 from ood_jax.data.files import open_folder
 from ood_jax.data.source import CorruptImage
+from ood_jax.npz import BROKEN
 
 CHUNK = 1_000  # images read at once
+CHUNK_BYTES = 256 * 1024**2  # at most
+TIMES = 1_032  # what deflate can unfold a byte to; an idx of black images comes near
+TAR_BYTES = 1024**3  # unfolded; CIFAR's have 0.19 GB
+SVHN_BYTES = 4 * 1024**3  # of images; the largest split has 1.6 GB
 UNREADABLE = (OSError, EOFError, zlib.error)
 
 Part = tuple[np.ndarray, np.ndarray | None]
@@ -40,19 +46,21 @@ def read_idx(path: Path, labels: Path | None) -> Blocks:
     if labels is None and beside != path and beside.is_file():
         labels = beside
     with _idx(path, 3) as (_, shape):
-        total = shape[0]
+        total, pixels = shape[0], shape[1] * shape[2]
+    _check_claim(path, total, pixels)
     known = None
     if labels is not None:
         with _idx(labels, 1) as (file, count):
+            if count[0] != total:
+                raise ValueError(f"{labels} has {count[0]} labels for {total} images of {path}")
             known = np.frombuffer(_exactly(file, count[0], labels), np.uint8).astype(np.int64)
-        if len(known) != total:
-            raise ValueError(f"{labels} has {len(known)} labels for {total} images of {path}")
 
     def parts() -> Iterator[Part]:
         with _idx(path, 3) as (file, shape):
-            for start in range(0, total, CHUNK):
-                stop = min(start + CHUNK, total)
-                data = _exactly(file, (stop - start) * shape[1] * shape[2], path)
+            step = min(CHUNK, CHUNK_BYTES // pixels)
+            for start in range(0, total, step):
+                stop = min(start + step, total)
+                data = _exactly(file, (stop - start) * pixels, path)
                 images = np.frombuffer(data, np.uint8).reshape(-1, *shape[1:])
                 yield images, None if known is None else known[start:stop]
 
@@ -75,15 +83,19 @@ def read_cifar(path: Path, kind: str, split: str) -> Blocks:
     classes: tuple[str, ...] = ()
     batches: list[tarfile.TarInfo] = []
     try:
-        with tarfile.open(path) as archive:
+        _check_unfolded(path)
+        with tarfile.open(path, "r:gz") as archive:
             for member in archive:
                 name = Path(member.name).name
                 if name == names_file:
                     classes = tuple(_member(archive, member).decode("ascii").split())
                 elif name.startswith(first) and name.endswith(".bin"):
                     batches.append(member)
-    except (tarfile.TarError, *UNREADABLE):
-        raise ValueError(f"{path} is not a whole tar archive; give {kind}'s .tar.gz") from None
+    except (tarfile.TarError, ValueError, OverflowError, *UNREADABLE) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} is not a whole tar archive ({reason}); give {kind}'s .tar.gz"
+        ) from None
     if not batches or not classes:
         raise ValueError(
             f"{path} is not the binary version of {kind}: download the binary version (other"
@@ -91,7 +103,7 @@ def read_cifar(path: Path, kind: str, split: str) -> Blocks:
         )
 
     def parts() -> Iterator[Part]:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, "r:gz") as archive:
             for member in sorted(batches, key=lambda m: m.name):
                 rows = np.frombuffer(_member(archive, member), np.uint8)
                 if len(rows) % row:
@@ -109,15 +121,21 @@ def read_svhn(path: Path) -> Blocks:
     Raises:
       ValueError: not such a file.
     """
-    from scipy.io import loadmat
+    from scipy.io import loadmat, whosmat
     from scipy.io.matlab import MatReadError
 
     try:
+        claimed = [math.prod(shape) for _, shape, _ in whosmat(path)]
+        if max(claimed, default=0) > SVHN_BYTES:
+            raise ValueError(f"an array of {max(claimed):,} numbers")
         arrays = loadmat(path, variable_names=("X", "y"))
         images, labels = arrays["X"].transpose(3, 0, 1, 2), arrays["y"].ravel().astype(np.int64)
-    except (MatReadError, NotImplementedError, KeyError, TypeError, ValueError, *UNREADABLE) as e:
+        if images.ndim != 4 or images.dtype != np.uint8 or len(labels) != len(images):
+            raise ValueError(f"images {images.dtype} {list(images.shape)}, {len(labels)} labels")
+    except (MatReadError, *BROKEN) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"{path} is not a cropped-digits SVHN file ({e}); give train_32x32.mat or its like"
+            f"{path} is not a cropped-digits SVHN file ({reason}); give train_32x32.mat or its like"
         ) from None
     parts = (
         (images[s : s + CHUNK], labels[s : s + CHUNK] % 10) for s in range(0, len(labels), CHUNK)
@@ -147,6 +165,15 @@ def read_folder(path: Path, size: int) -> Blocks:
     return Blocks(parts(), source.classes, len(source))
 
 
+def _check_claim(path: Path, images: int, pixels: int) -> None:
+    """Is there room in the file for as many as its header says?"""
+    if images * pixels == 0 or pixels > PIXELS or images * pixels > TIMES * path.stat().st_size:
+        raise ValueError(
+            f"{path} is damaged: its header says {images:,} images of {pixels:,} pixels, its size"
+            f" {path.stat().st_size:,} bytes; download it again"
+        )
+
+
 @contextmanager
 def _idx(path: Path, axes: int) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
     """An idx file of bytes, opened behind its header, and its shape."""
@@ -172,6 +199,16 @@ def _exactly(file: IO[bytes], count: int, path: Path) -> bytes:
     if len(data) != count:
         raise ValueError(f"{path} is cut short; download it again")
     return data
+
+
+def _check_unfolded(path: Path) -> None:
+    """Refuses a bomb: tarfile takes what a header says to be large at one go."""
+    left = TAR_BYTES
+    with gzip.open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            left -= len(block)
+            if left < 0:
+                raise ValueError(f"it unfolds to more than {TAR_BYTES:,} bytes")
 
 
 def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

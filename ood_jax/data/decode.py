@@ -2,33 +2,61 @@
 
 import io
 import struct
+import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ood_jax.data.source import CorruptImage
+from ood_jax.untrusted import IMAGE_BYTES, read_bytes
+
+# Pillow knows more, and a file's name does not tell what is in it: of EPS it starts Ghostscript.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# Where Pillow begins to warn of bombs; decoded, so many take 1 GB.
+PIXELS = 89_478_485
 
 # What Pillow's readers raise on damaged bytes; a disk that fails is not among them, as the caller
 # reads the bytes.
 DAMAGED = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error),
-    Image.DecompressionBombError,
+    *(ArithmeticError, AttributeError, AssertionError, RuntimeError, zlib.error, MemoryError),
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
 )
 
 
+def read_file(path: Path) -> np.ndarray:
+    """As `read_image`, of a file.
+
+    Raises:
+      CorruptImage: as `read_image`; a pipe or device, or more bytes than any image has.
+      OSError: the file cannot be read at all, which is no fault of the image.
+    """
+    try:
+        data = read_bytes(path, IMAGE_BYTES)
+    except ValueError as error:
+        raise CorruptImage(str(error)) from None
+    return read_image(data, str(path))
+
+
 def read_image(data: bytes, name: str) -> np.ndarray:
-    """Decodes an image in any format that Pillow knows -> uint8 [H, W, 3].
+    """Decodes an image in one of FORMATS -> uint8 [H, W, 3].
 
     Grey and palette images become RGB, 16-bit grey keeps its high byte, transparency is dropped.
 
     Raises:
-      CorruptImage: it cannot be read to its end; `name` says which it is.
+      CorruptImage: it cannot be read to its end, or has more than PIXELS; `name` says which it is.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if not 0 < image.width * image.height <= PIXELS:
+                raise ValueError(
+                    f"{image.width} x {image.height} pixels; up to {PIXELS:,} are read"
+                )
             return pillow_rgb(image)
     except DAMAGED as error:
-        raise CorruptImage(f"{name}: cannot be decoded ({error})") from None
+        reason = str(error) or type(error).__name__
+        raise CorruptImage(f"{name}: cannot be decoded ({reason})") from None
 
 
 def pillow_rgb(image: Image.Image) -> np.ndarray:

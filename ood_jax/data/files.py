@@ -1,13 +1,15 @@
 """Sources on disk: folders of images, image lists, arrays."""
 
 import os
-from pathlib import Path
-from zipfile import BadZipFile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ood_jax.data.decode import as_rgb, read_image
+from ood_jax import npz
+from ood_jax.data.decode import as_rgb, read_file
 from ood_jax.data.source import Source, from_array
+from ood_jax.untrusted import TEXT_BYTES, home, read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -19,14 +21,13 @@ def open_folder(path: Path, spec: str) -> Source:
     otherwise there are no labels.
 
     Raises:
-      ValueError: no such folder, or no image in it.
+      ValueError: no such folder, no image in it, or links by which a folder is reached twice.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):  # of Path, a name that is too long is an error
         raise ValueError(f"{spec!r}: {path} is not a folder; give a folder of images")
     found = sorted(
         Path(parent, file).relative_to(path).parts
-        for parent, folders, files in os.walk(path, followlinks=True)
-        if not _hide(folders)
+        for parent, files in _walked(path, spec)
         for file in files
         if file.lower().endswith(SUFFIXES) and not file.startswith(".")
     )
@@ -47,7 +48,7 @@ def open_file(path: Path, spec: str) -> Source:
     Raises:
       ValueError: no such file, or its name is not one of an image.
     """
-    if not path.is_file() or path.suffix.lower() not in SUFFIXES:
+    if not os.path.isfile(path) or path.suffix.lower() not in SUFFIXES:
         raise ValueError(
             f"{spec!r} is no folder, no image ({', '.join(SUFFIXES)}) and no source (folder:PATH,"
             " list:FILE, npz:FILE, ...): check the path"
@@ -63,18 +64,18 @@ def open_list(where: str, spec: str, root: str) -> Source:
     OpenOOD's own reader ends a path at its first space, and knows lines that end in a dictionary.
 
     Raises:
-      ValueError: no such file, an empty list, a line that is none, or paths that do not exist (the
-        first is named, with their count).
+      ValueError: no such file, an empty list, a line that is none or leads out of the folder, or
+        paths that do not exist (the first is named, with their count).
     """
-    base = Path(root).expanduser()
+    base = home(root)
     file, at, images = where.rpartition("@")
-    if not at or (base / Path(where).expanduser()).is_file():
+    if not at or os.path.isfile(base / home(where)):
         file, images = where, ""
-    path = base / Path(file).expanduser()
-    if not path.is_file():
+    path = base / home(file)
+    if not os.path.isfile(path):
         raise ValueError(f"{spec!r}: {path} is not a file; give a list with a path a line")
     names, labels = _lines(path, spec)
-    folder = base / Path(images).expanduser() if images or root else path.parent
+    folder = base / home(images) if images or root else path.parent
     prefix = f"{folder}{os.sep}"
     missing = [name for name in names if not os.path.isfile(prefix + name)]
     if missing:
@@ -89,19 +90,25 @@ def open_list(where: str, spec: str, root: str) -> Source:
 def _lines(path: Path, spec: str) -> tuple[list[str], np.ndarray]:
     """The paths of a list and their labels, int32 [N]."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path, TEXT_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{spec!r}: {path} is not text in UTF-8; give a list") from None
     names, labels = [], []
     for line in filter(None, map(str.strip, text.split("\n"))):
         name, _, last = line.rpartition(" ")
-        labelled = bool(name) and last.removeprefix("-").isdecimal()
+        labelled = bool(name) and last.removeprefix("-").isdecimal() and len(last) < 20
         names.append(name.strip() if labelled else line)
         labels.append(int(last) if labelled else -1)
         if line.endswith("}") or labels[-1] > np.iinfo(np.int32).max:
             raise ValueError(
                 f"{spec!r}: the line {line!r} of {path} is none; write `relative/path label` with"
                 f" a whole number up to {np.iinfo(np.int32).max}"
+            )
+        way = PurePosixPath(names[-1])
+        if ".." in way.parts or way.is_absolute():
+            raise ValueError(
+                f"{spec!r}: {names[-1]!r} in {path} leads out of the list's folder; name a folder"
+                " that holds all images, list:FILE@FOLDER"
             )
     if not names:
         raise ValueError(f"{spec!r}: {path} is empty; write `relative/path label` on each line")
@@ -115,19 +122,18 @@ def open_arrays(path: Path, spec: str) -> Source:
     Raises:
       ValueError: no such file, not one of NumPy's, pickled objects, or arrays of another kind.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"{spec!r}: {path} is not a file; give an .npz or .npy of images")
     try:
         if path.suffix == ".npy":
-            arrays = {"images": np.lib.format.open_memmap(path, mode="r")}
+            arrays = {"images": npz.mapped(path)}
         else:
-            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-                arrays = {k: file[k] for k in ("images", "labels", "classes") if k in file.files}
-                keys = file.files
-    except (OSError, ValueError, EOFError, TypeError, BadZipFile) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+            with npz.opened(path) as file:
+                arrays = {k: file[k] for k in ("images", "labels", "classes") if k in file.names}
+                keys = file.names
+    except (OSError, ValueError) as error:
         raise ValueError(
-            f"{spec!r}: {path} cannot be read ({reason}); write it with numpy.savez, no objects"
+            f"{spec!r}: {path} cannot be read ({error}); write it with numpy.savez, no objects"
         ) from None
     if "images" not in arrays:
         raise ValueError(f"{spec!r}: {path} has {', '.join(keys) or 'nothing'}; it needs `images`")
@@ -148,13 +154,21 @@ def _of_arrays(
             f"{spec!r}: images are {images.dtype} {list(images.shape)}; they must be uint8"
             " [N, H, W] or [N, H, W, C] with C = 1, 3 or 4"
         )
-    if len(images) == 0:
-        raise ValueError(f"{spec!r}: images is empty; it needs at least one image")
+    if images.size == 0:
+        raise ValueError(
+            f"{spec!r}: images is empty, {list(images.shape)}; it needs at least one image"
+        )
     if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
         raise ValueError(
             f"{spec!r}: labels are {labels.dtype} {list(labels.shape)}; they must be integers,"
             f" one for each of the {len(images)} images"
         )
+    if labels is not None and labels.max() > np.iinfo(np.int32).max:
+        raise ValueError(
+            f"{spec!r}: the label {labels.max()}; use numbers up to {np.iinfo(np.int32).max}"
+        )
+    if classes is not None and classes.ndim != 1:
+        raise ValueError(f"{spec!r}: classes are {list(classes.shape)}; give one name a class, [K]")
     names = () if classes is None else tuple(str(c) for c in classes)
     if names and labels is not None and labels.max() >= len(names):
         raise ValueError(
@@ -177,14 +191,26 @@ def _of_files(
     return Source(
         spec,
         len(names),
-        lambda i: read_image((folder / names[i]).read_bytes(), str(folder / names[i])),
+        lambda i: read_file(folder / names[i]),
         describe=names.__getitem__,
         classes=classes,
         read_labels=None if labels is None else labels.__getitem__,
     )
 
 
-def _hide(folders: list[str]) -> bool:
-    """Keeps os.walk out of hidden folders."""
-    folders[:] = [f for f in folders if not f.startswith(".")]
-    return False
+def _walked(path: Path, spec: str) -> Iterator[tuple[str, list[str]]]:
+    """(folder, its files) of all folders that are not hidden; links are followed.
+
+    Each is there once: a link to a folder above has no end, and a few that fork have 2 to the many.
+    """
+    seen: dict[tuple[int, int], str] = {}
+    for parent, folders, files in os.walk(path, followlinks=True):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        found = os.stat(parent)
+        other = seen.setdefault((found.st_dev, found.st_ino), parent)
+        if other != parent:
+            raise ValueError(
+                f"{spec!r}: {parent} and {other} are one folder by a link, and its images would"
+                " count twice; remove the link"
+            )
+        yield parent, files

@@ -7,6 +7,7 @@ import numpy as np
 from ood_jax.data.source import Source, from_array
 
 COUNT = 1_000  # images, unless the source says otherwise
+MOST = 100_000  # 1.2 GB while they are made
 
 
 def open_noise(name: str) -> Source:
@@ -15,13 +16,13 @@ def open_noise(name: str) -> Source:
     "gaussian/5000" makes 5,000 images instead of 1,000.
 
     Raises:
-      ValueError: no such noise, or a count that is not a positive number.
+      ValueError: no such noise, or a count that is not a number from 1 to MOST.
     """
     kind, slash, text = name.partition("/")
     if kind not in ("gaussian", "uniform"):
         raise ValueError(f"no noise {kind!r}: there are gaussian, uniform")
-    if slash and not (text.isdecimal() and int(text) > 0):
-        raise ValueError(f"noise:{name}: write a count, such as noise:{kind}/5000")
+    if slash and not (text.isdecimal() and len(text) < 10 and 1 <= int(text) <= MOST):
+        raise ValueError(f"noise:{name}: write a count from 1 to {MOST}, such as noise:{kind}/5000")
     return from_array(f"noise:{name}", _noise(kind, int(text) if slash else COUNT))
 
 

@@ -8,7 +8,10 @@ import numpy as np
 
 from ood_jax.data.decode import read_image
 from ood_jax.data.source import Source
+from ood_jax.untrusted import parse_json
 
+FEATURES = "tensorflow_datasets.core.features."  # where all classes of images and labels are
+CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # of features.json; the last is old
 UNREAD = -2  # a label that no record was read for yet
 
 
@@ -59,6 +62,7 @@ def _builder(name: str, spec: str, data_dir: str) -> Any:
         import tensorflow_datasets as tfds
     except ImportError:
         raise ValueError(f"{spec!r}: install tensorflow-datasets to read it") from None
+    _check_features(newest / "features.json", spec)
     builder = tfds.builder_from_directory(newest)
     stored = builder.info.file_format
     if stored is None or stored.value != "array_record":
@@ -68,6 +72,33 @@ def _builder(name: str, spec: str, data_dir: str) -> Any:
             f" {name} --file_format=array_record --data_dir={folder} --overwrite"
         )
     return builder
+
+
+def _check_features(path: Any, spec: str) -> None:
+    """Refuses a set that names classes outside TFDS: TFDS imports whatever module it names.
+
+    Raises:
+      ValueError: that, or a damaged file.
+    """
+    if not path.exists():
+        return  # as sets of early versions have it: nothing to import
+    try:
+        waiting = [parse_json(path.read_text())]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{spec!r}: {path} is damaged ({error}); prepare the set anew") from None
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, list):
+            waiting += node
+        elif isinstance(node, dict):
+            waiting += node.values()
+            named = [value for key, value in node.items() if key in CLASS_KEYS]
+            texts = [name for name in named if isinstance(name, str)]
+            if strange := [name for name in texts if not name.startswith(FEATURES)]:
+                raise ValueError(
+                    f"{spec!r}: {path} names {strange[0]!r}, which is no feature of TFDS and could"
+                    " run code; nothing was run. Prepare the set from a source that you trust"
+                )
 
 
 def _keys(features: Any, spec: str) -> tuple[str, str | None]:

@@ -122,3 +122,28 @@ def take(source: Source, rows: np.ndarray, spec: str) -> Source:
 def _cut(part: Part, rows: np.ndarray) -> Part:
     start, stop = np.searchsorted(rows, (part.rows, part.rows + part.count))
     return replace(part, rows=int(start), count=int(stop - start))
+
+
+def check_classes(train: Source, classes: int, method: str) -> None:
+    """Refuses a train set that `method` cannot tell `classes` classes apart with.
+
+    Raises:
+      ValueError: images without labels, labels that are too high, one class alone.
+    """
+    labels = train.labels
+    known = 0 if labels is None else int((labels >= 0).sum())
+    if labels is None or known < len(labels):
+        raise ValueError(
+            f"data.train: {len(train) - known} of {len(train)} images of {train.spec!r} have no"
+            f" label, and {method} needs one of each; use a labelled set"
+        )
+    if labels.max() >= classes:
+        raise ValueError(
+            f"data.train has labels up to {labels.max()}, head.outputs = {classes}: use"
+            f" {labels.max() + 1} outputs or more (filters by class leave the numbers as they are)"
+        )
+    if labels.min() == labels.max():
+        raise ValueError(
+            f"data.train: all {len(train)} images of {train.spec!r} are of class {labels.max()},"
+            f" and {method} tells classes apart: use two or more, or a method without labels"
+        )

@@ -6,12 +6,13 @@ behind parentheses, (A + B)[:1000].
 
 import difflib
 import re
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
 from ood_jax.data.source import CorruptImage, Part, Source, take
 from ood_jax.data.union import inside, named, split, uncut, union
+from ood_jax.untrusted import home
 
 __all__ = [
     "KINDS",
@@ -38,6 +39,7 @@ FILTERS = (
     " [sample=100@SEED]"
 )
 SHOWN = 20  # classes that an error lists
+MOST_FILTERS = 100  # behind one source
 
 
 def open_source(spec: str, *, root: str = "") -> Source:
@@ -70,8 +72,11 @@ def cut(source: Source, filters: str) -> Source:
     rest, filters = uncut(filters)
     if rest:
         raise ValueError(f"{rest!r} is no filter; write {FILTERS}")
+    texts = re.findall(r"\[([^\[\]]*)\]", filters)
+    if len(texts) > MOST_FILTERS:
+        raise ValueError(f"{len(texts)} filters behind one source; use up to {MOST_FILTERS}")
     opened = source.spec
-    for text in re.findall(r"\[([^\[\]]*)\]", filters):
+    for text in texts:
         opened = filtered(opened, f"[{text}]")
         source = take(source, _rows(source, text.strip(), opened), opened)
     return source
@@ -105,18 +110,18 @@ def _open(spec: str, root: str) -> Source:
 
     if kind == "list":
         return open_list(where, spec, root)
-    path = Path(root).expanduser() / Path(where).expanduser()
+    path = home(root) / home(where)
     return open_folder(path, spec) if kind == "folder" else open_arrays(path, spec)
 
 
 def _rows(source: Source, text: str, spec: str) -> np.ndarray:
     """The indices that one filter keeps, int64."""
-    cut = re.fullmatch(r"(-?\d+)?:(-?\d+)?", text)
+    cut = re.fullmatch(r"(-?\d{1,18})?:(-?\d{1,18})?", text)
     if cut:
         start, stop = (None if part is None else int(part) for part in cut.groups())
         return np.arange(len(source))[start:stop]
     name, equals, value = text.partition("=")
-    sampled = re.fullmatch(r"\s*(\d+)(?:@(\d+))?", value)
+    sampled = re.fullmatch(r"\s*(\d{1,18})(?:@(\d{1,18}))?", value)
     if name.strip() == "sample" and sampled:
         return _sample(len(source), int(sampled[1]), int(sampled[2] or 0), spec)
     if name.strip() != "classes" or not equals:
@@ -144,17 +149,17 @@ def class_numbers(text: str, classes: tuple[str, ...], labels: np.ndarray, spec:
     Raises:
       ValueError: no such class, with the nearest name.
     """
-    return [n for token in text.split(",") for n in _numbers(token.strip(), classes, labels, spec)]
+    known = range(len(classes)) if classes else np.unique(labels[labels >= 0]).tolist()
+    return [n for token in text.split(",") for n in _numbers(token.strip(), classes, known, spec)]
 
 
-def _numbers(token: str, classes: tuple[str, ...], labels: np.ndarray, spec: str) -> list[int]:
-    """The labels that "7", "0-4" or a class name stands for; digits are always numbers."""
-    span = re.fullmatch(r"(\d+)(?:-(\d+))?", token)
-    known = list(range(len(classes))) if classes else sorted(set(labels[labels >= 0].tolist()))
+def _numbers(token: str, classes: tuple[str, ...], known: Sequence[int], spec: str) -> list[int]:
+    """The labels among `known` that "7", "0-4" or a class name stands for."""
+    span = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", token)
     if span:
         low, high = int(span[1]), int(span[2] or span[1])
         if low in known and high in known and low <= high:
-            return list(range(low, high + 1))
+            return [n for n in known if low <= n <= high]
     elif token in classes:
         return [classes.index(token)]
     close = difflib.get_close_matches(token, classes, 1)

@@ -151,6 +151,10 @@ def _in_processes(
         for rows in batches:  # they lie in memory shared with the workers: copied to give it back
             arrays = np.array(rows.image), np.array(rows.which), np.array(rows.label)
             yield Rows(*arrays, int(rows.skipped))
+    except RuntimeError as error:  # what grain raises where one of its processes has died
+        raise OSError(
+            f"a data worker died ({error}); was memory short? Lower data.workers"
+        ) from error
     finally:
         batches.close()
 

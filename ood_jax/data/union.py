@@ -1,5 +1,6 @@
 """Unions: several sources read as one, their labels numbered on from one to the next."""
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 
@@ -7,6 +8,9 @@ import numpy as np
 
 from ood_jax.data.source import Part, Source
 
+SHOWN = 60  # letters of a long text in a message
+DEEPEST = 50  # parentheses within parentheses; each costs a call within a call
+CLASSES = 1_000_000  # of a set whose labels have no names; each gets one in a union
 TOGETHER = 4 * 1024**3  # bytes; parts in memory up to this size become one array
 
 # What begins a part: KIND:, behind names and parentheses. So a path may hold " + ".
@@ -17,12 +21,21 @@ def split(spec: str) -> list[str]:
     """The parts of a union `A + B + C` as text; one where `spec` is no union.
 
     A plus with spaces round it parts them, outside parentheses.
+
+    Raises:
+      ValueError: more than DEEPEST parentheses within one another.
     """
-    out, start = [], 0
+    steps = ((letter == "(") - (letter == ")") for letter in spec)
+    if max(itertools.accumulate(steps), default=0) > DEEPEST:
+        raise ValueError(
+            f"{spec[:SHOWN]!r}...: parentheses more than {DEEPEST} deep; leave some out"
+        )
+    out, start, seen, depth = [], 0, 0, 0
     for plus in re.finditer(rf"\s\+\s+(?={_BEGINS})", spec):
-        before = spec[start : plus.start()]
-        if before.count("(") == before.count(")"):
-            out.append(before.strip())
+        depth += spec.count("(", seen, plus.start()) - spec.count(")", seen, plus.start())
+        seen = plus.start()
+        if depth == 0:
+            out.append(spec[start : plus.start()].strip())
             start = plus.end()
     return [*out, spec[start:].strip()]
 
@@ -33,24 +46,28 @@ def named(spec: str) -> list[tuple[str, str]]:
     Raises:
       ValueError: two parts of one name.
     """
-    out: list[tuple[str, str]] = []
+    out: dict[str, str] = {}
     for part in split(spec):
         found = re.fullmatch(rf"([\w.-]+)=({_BEGINS}.*)", part, re.DOTALL)
         name, source = (found[1], found[2]) if found else (part, part)
-        if name in dict(out):
+        if name in out:
             raise ValueError(
                 f"{spec!r}: two parts are called {name!r}; name them apart, FIRST=... + SECOND=..."
             )
-        out.append((name, source))
-    return out
+        out[name] = source
+    return list(out.items())
 
 
 def uncut(spec: str) -> tuple[str, str]:
     """What is cut and the filters that cut it: `(A + B)[:9]` -> "(A + B)", "[:9]"; not for unions,
     whose filters belong to their last part."""
-    found = re.fullmatch(r"(?P<base>.*?)(?P<filters>(\[[^\[\]]*\])*)", spec, re.DOTALL)
-    assert found is not None  # both groups may be empty
-    return found["base"], found["filters"]
+    at = len(spec)
+    while spec.endswith("]", 0, at):  # a regex would try every start with every end
+        begin = spec.rfind("[", 0, at)
+        if begin < 0 or "]" in spec[begin : at - 1]:
+            break
+        at = begin
+    return spec[:at], spec[at:]
 
 
 def inside(base: str) -> str | None:
@@ -78,12 +95,15 @@ def union(opened: Sequence[tuple[str, Source]], spec: str) -> Source:
     Class c of a part becomes class c + `Part.first`, where `first` counts the classes of the parts
     before: the names that the source knows, else its largest label before any filter + 1. A part
     without labels is one class. Classes are called NAME/CLASS, or NAME where there is but one.
+
+    Raises:
+      ValueError: a label of CLASSES or more in a part without names of classes.
     """
     sources = [source for _, source in opened]
     parts: list[Part] = []
     first = row = 0
     for name, source in opened:
-        classes = _class_names(name, source)
+        classes = _class_names(name, source, spec)
         parts.append(Part(name, source.spec, classes, first, row, len(source)))
         first, row = first + len(classes), row + len(source)
     starts = np.array([part.rows for part in parts])
@@ -113,12 +133,16 @@ def union(opened: Sequence[tuple[str, Source]], spec: str) -> Source:
     )
 
 
-def _class_names(name: str, source: Source) -> tuple[str, ...]:
+def _class_names(name: str, source: Source, spec: str) -> tuple[str, ...]:
     if source.read_labels is None:
         return (name,)
     if source.classes:
         return tuple(f"{name}/{one}" for one in source.classes)
     largest = int(source.read_labels(np.arange(source.count)).max())
+    if largest >= CLASSES:
+        raise ValueError(
+            f"{spec!r}: the label {largest} in {name}; in a union use labels below {CLASSES:,}"
+        )
     return tuple(f"{name}/{label}" for label in range(largest + 1)) or (name,)
 
 

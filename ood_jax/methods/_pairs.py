@@ -106,7 +106,8 @@ def row_map(config: ConfigDict) -> RowMap:
     """
     if config.method.block < 1:
         raise ValueError(f"method.block = {config.method.block}: use 1 or more, such as {BLOCK}")
-    return sharding.each_row(sharding.make_mesh(config.train.devices), config.method.block)
+    mesh = sharding.make_mesh(config.train.devices, config.mesh.model)
+    return sharding.each_row(mesh, config.method.block)
 
 
 def check_contrast(config: ConfigDict) -> None:

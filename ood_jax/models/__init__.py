@@ -56,8 +56,9 @@ def build(config: ConfigDict) -> Net:
     return Net(init, apply, last_layer(config.head))
 
 
-def init_params(net: Net, config: ConfigDict) -> tuple[PyTree, PyTree]:
-    """The untrained (params, stats) that `config.seed` stands for."""
+def init_params(net: Net, config: ConfigDict, shardings: Any = None) -> tuple[PyTree, PyTree]:
+    """The untrained (params, stats) that `config.seed` stands for, laid out as `shardings` says."""
     size = config.model.image_size
     images = jnp.zeros((1, size, size, 3), jnp.float32)
-    return jax.jit(net.init)(jax.random.key(config.seed), images)
+    init = jax.jit(net.init, out_shardings=shardings)
+    return init(jax.random.key(config.seed), images)

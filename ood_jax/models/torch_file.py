@@ -18,6 +18,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from ood_jax.models import torch_pickle
 from ood_jax.models.torch_pickle import Storage, Tensor
+from ood_jax.untrusted import WEIGHT_BYTES, home, read_bytes
 
 # Where a checkpoint keeps the network: the first of these that it has. A teacher is what DINO
 # scores with.
@@ -48,7 +49,7 @@ def read_weights(path: str) -> dict[str, np.ndarray]:
     Raises:
       ValueError: no such file, another kind, damaged, or a pickle that names more than weights.
     """
-    place = Path(path).expanduser()
+    place = home(path)
     if not place.is_file():
         raise ValueError(f"{path}: no such file; give a local .safetensors, .pth, .pt or .bin")
     with place.open("rb") as file:
@@ -69,7 +70,7 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, deserialize
 
     try:
-        found = deserialize(path.read_bytes())
+        found = deserialize(read_bytes(path, WEIGHT_BYTES))
     except SafetensorError as error:
         raise ValueError(f"damaged ({error})") from None
     out = {}
@@ -124,7 +125,7 @@ class _Entries(Mapping[str, bytes]):
 
 
 def _stream(path: Path) -> dict[str, np.ndarray]:
-    data = path.read_bytes()
+    data = read_bytes(path, WEIGHT_BYTES)
     file = io.BytesIO(data)
     magic, protocol = torch_pickle.read(file)[0], torch_pickle.read(file)[0]
     if (magic, protocol) != (MAGIC, PROTOCOL):

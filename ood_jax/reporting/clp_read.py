@@ -1,6 +1,5 @@
 """What `python -m ood_jax.clp` left in its folder, and which of its sets a run's sets are."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ import numpy as np
 from ood_jax.data.union import uncut
 from ood_jax.reporting.blocks import clean
 from ood_jax.reporting.workdirs import UNREADABLE
+from ood_jax.untrusted import check_table, home, read_json
 
 SCHEMA = 1
 FILE, IMAGES = "clp.json", "clp_images.parquet"
@@ -59,14 +59,14 @@ def read(root: str) -> Clp:
     Raises:
       ValueError: there is none, or one that this version cannot read.
     """
-    path = Path(root).expanduser() / FILE
+    path = home(root) / FILE
     if not path.is_file():
         raise ValueError(
             f"--clp={root}: there is no {path}; write it, python -m ood_jax.clp --workdir={root}"
         )
     again = f"make it again, python -m ood_jax.clp --workdir={root}"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         if found["schema"] != SCHEMA:
             raise ValueError(f"schema {found['schema']!r}; this version reads {SCHEMA}")
         return _parsed(path.parent, found)
@@ -129,6 +129,7 @@ def images(clp: Clp, inside: str) -> dict[str, Images]:
         raise ValueError(f"{clp.root} has no {IMAGES}")
     columns = ["set", "source", "image", "label", "clp"]
     try:
+        check_table(path)
         table = parquet.read_table(path, columns=columns, filters=[("inside", "=", inside)])
         out = {}
         for name in compute.unique(table["set"]).to_pylist():

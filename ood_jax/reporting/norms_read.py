@@ -1,10 +1,11 @@
 """What `python -m ood_jax.norms` left in a workdir."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from ood_jax.untrusted import read_json
 
 SCHEMA = 1
 FILE = "norms.json"
@@ -36,9 +37,9 @@ def read(path: Path) -> Norms:
     """Reads W/norms.json.
 
     Raises:
-      ValueError, KeyError, TypeError, AttributeError, OSError: it is not what this version reads.
+      OSError, any of MISSHAPEN: it is not what this version reads.
     """
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path)
     if found["schema"] != SCHEMA:
         raise ValueError(f"schema {found['schema']!r}; this version reads {SCHEMA}")
     steps = sorted(found["steps"], key=int)

@@ -1,25 +1,25 @@
 """What a scoring run left in its workdir, as far as it is there and can be read."""
 
-import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ood_jax import npz
 from ood_jax.config import INCIDENTAL, named_sources
 from ood_jax.logs import FILE, read_metrics
 from ood_jax.reporting import norms_read
 from ood_jax.reporting.blocks import clean
 from ood_jax.reporting.norms_read import Norms
+from ood_jax.untrusted import MISSHAPEN, check_table, home, read_json
 
 if TYPE_CHECKING:
     from ood_jax.openood import Benchmark
 
 SCHEMAS = (1, 2)
 TEST, TRAIN = "test", "train"
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OSError, zipfile.BadZipFile)
+UNREADABLE = (OSError, NotImplementedError, MemoryError, *MISSHAPEN)  # pyarrow's among them
 WHEN = ("step", "time")  # of a line of metrics, no metrics themselves
 
 
@@ -67,7 +67,7 @@ def read(workdir: str) -> Run:
     Raises:
       ValueError: no results.json, or one that this version cannot read.
     """
-    folder = Path(workdir).expanduser()
+    folder = home(workdir)
     results = _results(folder / "results.json")
     primary = next(iter([*results.get("scorers", {}), *first_set(results)]), "")
     missing: dict[str, str] = {}
@@ -110,9 +110,9 @@ def read(workdir: str) -> Run:
 def _stages(folder: Path) -> list[str]:
     """The run's stages, in whose folders their training outputs lie; [""] of a run without."""
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = read_json(folder / "config.json")
         return [str(stage) for stage in found["stages"]] or [""]
-    except (OSError, ValueError, KeyError, TypeError):  # of an earlier version, or scored elsewhere
+    except (OSError, *MISSHAPEN):  # of an earlier version, or scored elsewhere
         return [""]
 
 
@@ -125,7 +125,7 @@ def _results(path: Path) -> dict[str, Any]:
             f" --workdir={path.parent}"
         )
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}): score again") from None
     schema = found.get("schema") if isinstance(found, dict) else None
@@ -227,6 +227,7 @@ def _earlier(results: dict[str, Any]) -> dict[str, Any]:
 def _scores(path: Path, scorer: str) -> dict[str, Scores]:
     from pyarrow import compute, parquet
 
+    check_table(path)
     columns = ["image", "index", "label", "set", "score", "ood_rank"]
     table = parquet.read_table(path, columns=columns, filters=[("scorer", "=", scorer)])
     found = {}
@@ -241,5 +242,5 @@ def _scores(path: Path, scorer: str) -> dict[str, Scores]:
 
 
 def _examples(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
+    with npz.opened(path) as file:
+        return file.all()

@@ -219,18 +219,19 @@ def knn_accuracy(
     in_bank, in_test = np.asarray(bank_labels) >= 0, np.asarray(test_labels) >= 0
     if not (in_bank.any() and in_test.any()):
         raise ValueError("kNN accuracy needs labelled images in the bank and in the test set")
-    bank_labels = np.asarray(bank_labels)[in_bank]
+    # Classes by their place: labels may be few and large.
+    present, places = np.unique(np.asarray(bank_labels)[in_bank], return_inverse=True)
     votes = weighted_knn_log_votes(
         bank if in_bank.all() else np.asarray(bank)[in_bank],
-        bank_labels,
+        places,
         np.asarray(test)[in_test],
-        classes=int(bank_labels.max()) + 1,
+        classes=len(present),
         neighbours=neighbours,
         temperature=temperature,
         block=block,
         mesh=mesh,
     )
-    return float(np.mean(votes.argmax(1) == np.asarray(test_labels)[in_test]))
+    return float(np.mean(present[votes.argmax(1)] == np.asarray(test_labels)[in_test]))
 
 
 def _squared_distance(found: Any) -> jax.Array:

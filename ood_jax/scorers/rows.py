@@ -112,10 +112,10 @@ def _blocks(
 ) -> Iterator[tuple[Array, ...]]:
     """Which rows count, bool [B], and rows of each array, split over the mesh."""
     total = len(arrays[0]) if index is None else len(index)
-    most = BLOCK * mesh.size
+    most = BLOCK * sharding.parts(mesh)
     for start in range(0, total, most):
         count = min(most, total - start)
-        size = min(most, rounded(count, mesh.size))
+        size = min(most, rounded(count, sharding.parts(mesh)))
         chosen = slice(start, start + count) if index is None else index[start : start + count]
         block = (np.arange(size) < count, *(padded(a, size, chosen) for a in arrays))
         yield tuple(place(mesh, x) for x in block)

@@ -71,7 +71,7 @@ def streamed(
 
 def _chunk_rows(bank: Bank, block: int, memory: int, mesh: Mesh) -> tuple[int, bool]:
     """Rows of a chunk on each device, in chunks nearly all full; may the bank stay there?"""
-    each = -(-len(bank.rows) // mesh.size)
+    each = -(-len(bank.rows) // sharding.parts(mesh))
     limit = HOST_BLOCKS * block
     if not sharding.uses_host_memory(mesh):
         fit = memory // (4 * bank.rows.shape[1] + 4)
@@ -88,10 +88,10 @@ def _chunks(bank: Bank, size: int, mesh: Mesh) -> Iterator[tuple[jax.Array, ...]
     Slices that would run over the end begin earlier, so that nothing is filled up and copied.
     """
     total = len(bank.rows)
-    for begin in range(0, total, size * mesh.size):
-        end = min(begin + size * mesh.size, total)
-        share = -(-(end - begin) // mesh.size)
-        low = np.minimum(begin + share * np.arange(mesh.size), end)
+    for begin in range(0, total, size * sharding.parts(mesh)):
+        end = min(begin + size * sharding.parts(mesh), total)
+        share = -(-(end - begin) // sharding.parts(mesh))
+        low = np.minimum(begin + share * np.arange(sharding.parts(mesh)), end)
         first = np.minimum(low, total - size)
         high = np.minimum(low + share, end)
         windows = np.stack([first, low - first, high - first], 1).astype(np.int32)
@@ -146,7 +146,7 @@ def _over(
 
 @partial(jax.jit, static_argnames=("count", "reduction", "mesh"))
 def _start(*, count: int, reduction: Reduction, mesh: Mesh) -> PyTree:
-    carry = reduction.start(count * mesh.size)
+    carry = reduction.start(count * sharding.parts(mesh))
     return lax.with_sharding_constraint(carry, sharding.batch_sharding(mesh))
 
 
@@ -165,6 +165,6 @@ def _step(
 
 @partial(jax.jit, static_argnames=("reduction", "finish", "mesh"))
 def _merge(carry: PyTree, *, reduction: Reduction, finish: Callable, mesh: Mesh) -> PyTree:
-    carry = jax.tree.map(lambda x: x.reshape(mesh.size, -1, *x.shape[1:]), carry)
+    carry = jax.tree.map(lambda x: x.reshape(sharding.parts(mesh), -1, *x.shape[1:]), carry)
     result = finish(reduction.finish(reduction.merge(carry)))
     return lax.with_sharding_constraint(result, sharding.replicated(mesh))

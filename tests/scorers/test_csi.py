@@ -22,7 +22,7 @@ SHIFT = RNG.normal(0, 0.1, (SIZE * SIZE * 3, 2)).astype(np.float32)
 def config(shifts=2, batch=4):
     return ConfigDict(
         {
-            "data": {"size": SIZE, "mean": MEAN, "std": STD, "memory": 10**9},
+            "data": {"size": SIZE, "mean": MEAN, "std": STD, "memory": 10**9, "timeout": 0.0},
             "model": {"image_size": SIZE},
             "score": {
                 "batch": batch,

@@ -19,7 +19,13 @@ PARAMS = [RNG.normal(0, 1, shape).astype(np.float32) for shape in ((3, 5), (48, 
 def config(batch=6, powers=POWERS):
     return ConfigDict(
         {
-            "data": {"size": SIZE, "mean": (0.5,) * 3, "std": (0.25,) * 3, "memory": 10**9},
+            "data": {
+                "size": SIZE,
+                "mean": (0.5,) * 3,
+                "std": (0.25,) * 3,
+                "memory": 10**9,
+                "timeout": 0.0,
+            },
             "model": {"image_size": SIZE},
             "score": {"batch": batch, "gram_powers": powers},
         }

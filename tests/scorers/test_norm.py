@@ -22,7 +22,7 @@ def config(batch=4, **score):
     numbers = {"batch": batch, "feature": "features", "augmentations": A, "crop_scale": (0.08, 1.0)}
     return ConfigDict(
         {
-            "data": {"size": SIZE, "mean": MEAN, "std": STD, "memory": 10**9},
+            "data": {"size": SIZE, "mean": MEAN, "std": STD, "memory": 10**9, "timeout": 0.0},
             "model": {"image_size": SIZE},
             "score": numbers | {"block": 4, "bank_memory": 10**6} | score,
         }

@@ -18,7 +18,13 @@ STD = (0.2, 0.3, 0.4)
 def config(temperature=10.0, epsilon=0.05, batch=4):
     return ConfigDict(
         {
-            "data": {"size": SIZE, "mean": (0.5, 0.4, 0.3), "std": STD, "memory": 10**9},
+            "data": {
+                "size": SIZE,
+                "mean": (0.5, 0.4, 0.3),
+                "std": STD,
+                "memory": 10**9,
+                "timeout": 0.0,
+            },
             "model": {"image_size": SIZE},
             "score": {
                 "batch": batch,
