@@ -42,15 +42,17 @@ def _data() -> ConfigDict:
 def _model() -> ConfigDict:
     """The trunk."""
     c = ConfigDict()
-    c.name = "vit"  # a module of ood_jax.models or an import path: vit | resnet
-    c.width = 384  # ViT: token width; ResNet: channels of the first stage
-    c.depth = 12  # ViT: blocks; ResNet: 10, 18, 34, 50, 101 or 152
+    c.name = "vit"  # a module of ood_jax.models or an import path: vit | resnet | densenet (BC)
+    # | wide_resnet
+    c.width = 384  # ViT: token width; ResNet: channels of the first stage; wide_resnet: the same,
+    # 16 x the widen factor; densenet: growth rate
+    c.depth = 12  # ViT: blocks; ResNet: 10, 18, 34, 50, 101 or 152; others: 6n + 4, such as 28, 100
     c.heads = 6  # ViT only
     c.patch = 16  # px, ViT only
     c.image_size = 256  # px of global views and of evaluation
     c.stem = "cifar"  # cifar (3x3) | imagenet (7x7 and a max-pool), ResNet only
-    c.stride = 1  # of the CIFAR stem, ResNet only; 2 = a quarter of the work
-    c.norm = "batch"  # batch | group, ResNet only
+    c.stride = 1  # of the CIFAR stem, not of a ViT; 2 = a quarter of the work
+    c.norm = "batch"  # batch | group, not of a ViT
     c.drop_path = 0.1  # of the last block, linear from 0; ViT only
     c.layer_scale = 0.0  # what LayerScale begins with, ViT only; 0 = none
     c.weights = ""  # what to begin with: PyTorch weights (.safetensors or .pth), the workdir of

@@ -5,19 +5,16 @@ then needs no statistics, which would lag behind its own slow parameters.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ood_jax.models.batch_norm import BatchNorm
+from ood_jax.models.convolution import GROUPS, check_norm, conv, norm_layer
 from ood_jax.models.stages import sow_stage
 from ood_jax.types import Array
 
-NORMS = ("batch", "group")
 STEMS = ("cifar", "imagenet")
-GROUPS = 8
 BLOCKS = {  # depth -> blocks of each stage, kind of block
     10: ((1, 1, 1, 1), "basic"),
     18: ((2, 2, 2, 2), "basic"),
@@ -44,8 +41,7 @@ def trunk(model: ConfigDict) -> nn.Module:
         raise ValueError(f"model.width {model.width}: use 1 or more (64 is standard)")
     if model.stem not in STEMS:
         raise ValueError(f"model.stem {model.stem!r}: use {' or '.join(STEMS)}")
-    if model.norm not in NORMS:
-        raise ValueError(f"model.norm {model.norm!r}: use {' or '.join(NORMS)}")
+    check_norm(model.norm)
     if model.norm == "group" and model.width % GROUPS:
         raise ValueError(f"model.width {model.width}: GroupNorm needs a multiple of {GROUPS}")
     blocks, kind = BLOCKS[model.depth]
@@ -75,10 +71,10 @@ class ResNet(nn.Module):
         block = {"basic": BasicBlock, "bottleneck": Bottleneck}[self.kind]
         x = images.astype(self.dtype)
         if self.stem == "cifar":
-            x = _conv(self.width, 3, self.stride, self.dtype, "conv_1")(x)
+            x = conv(self.width, 3, self.stride, self.dtype, "conv_1")(x)
         else:
-            x = _conv(self.width, 7, 2, self.dtype, "conv_1")(x)
-        x = nn.relu(_norm(self.norm, train, self.dtype)(name="norm_1")(x))
+            x = conv(self.width, 7, 2, self.dtype, "conv_1")(x)
+        x = nn.relu(norm_layer(self.norm, train, self.dtype)(name="norm_1")(x))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         sow_stage(self, x)
@@ -102,10 +98,10 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        norm = _norm(self.norm, train, self.dtype)
-        y = _conv(self.channels, 3, self.stride, self.dtype, "conv_1")(x)
+        norm = norm_layer(self.norm, train, self.dtype)
+        y = conv(self.channels, 3, self.stride, self.dtype, "conv_1")(x)
         y = nn.relu(norm(name="norm_1")(y))
-        y = norm(name="norm_2")(_conv(self.channels, 3, 1, self.dtype, "conv_2")(y))
+        y = norm(name="norm_2")(conv(self.channels, 3, 1, self.dtype, "conv_2")(y))
         return nn.relu(_shortcut(x, y.shape[-1], self.stride, self.dtype, norm) + y)
 
 
@@ -122,12 +118,12 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        norm = _norm(self.norm, train, self.dtype)
-        y = _conv(self.channels, 1, 1, self.dtype, "conv_1")(x)
+        norm = norm_layer(self.norm, train, self.dtype)
+        y = conv(self.channels, 1, 1, self.dtype, "conv_1")(x)
         y = nn.relu(norm(name="norm_1")(y))
-        y = _conv(self.channels, 3, self.stride, self.dtype, "conv_2")(y)
+        y = conv(self.channels, 3, self.stride, self.dtype, "conv_2")(y)
         y = nn.relu(norm(name="norm_2")(y))
-        y = norm(name="norm_3")(_conv(4 * self.channels, 1, 1, self.dtype, "conv_3")(y))
+        y = norm(name="norm_3")(conv(4 * self.channels, 1, 1, self.dtype, "conv_3")(y))
         return nn.relu(_shortcut(x, y.shape[-1], self.stride, self.dtype, norm) + y)
 
 
@@ -137,24 +133,4 @@ def _shortcut(
     """x itself, or its 1x1 projection where the block changes shape; within a block's scope."""
     if stride == 1 and x.shape[-1] == channels:
         return x
-    return norm(name="shortcut_norm")(_conv(channels, 1, stride, dtype, "shortcut_conv")(x))
-
-
-def _conv(channels: int, kernel: int, stride: int, dtype: jnp.dtype, name: str) -> nn.Conv:
-    pad = kernel // 2
-    return nn.Conv(
-        channels,
-        (kernel, kernel),
-        (stride, stride),
-        padding=((pad, pad), (pad, pad)),
-        use_bias=False,
-        dtype=dtype,
-        kernel_init=nn.initializers.he_normal(),
-        name=name,
-    )
-
-
-def _norm(kind: str, train: bool, dtype: jnp.dtype) -> Callable[..., nn.Module]:
-    if kind == "group":
-        return partial(nn.GroupNorm, num_groups=GROUPS, epsilon=1e-5, dtype=dtype)
-    return partial(BatchNorm, train=train, dtype=dtype)
+    return norm(name="shortcut_norm")(conv(channels, 1, stride, dtype, "shortcut_conv")(x))

@@ -99,6 +99,9 @@ DINO: list[Rule] = [
     Rule(r"mask_token", "", tree=""),
 ]
 
+# Counted by PyTorch, and read only where its momentum is None.
+COUNTED = Rule(r".*\.num_batches_tracked", "", tree="")
+
 # torchvision's and timm's ResNets (downsample, fc) and OpenOOD's for CIFAR (shortcut, fc).
 RESNET: list[Rule] = [
     _conv("conv1", "trunk/conv_1"),
@@ -112,10 +115,39 @@ RESNET: list[Rule] = [
         r"layer(\d)\.(\d+)\.(?:downsample|shortcut)\.1", r"trunk/stage_\1_block_\2/shortcut_norm"
     ),
     *_dense("fc", "head/linear"),
-    Rule(r".*\.num_batches_tracked", "", tree=""),
+    COUNTED,
 ]
 
-FAMILIES = {"vit": DINO, "resnet": RESNET}  # config.model.name -> rules
+
+def _pre_activation(block: str) -> list[Rule]:
+    """What OpenOOD's DenseNet3 and WideResNet have in common; block: our path of one block."""
+    return [
+        _conv("conv1", "trunk/conv_1"),
+        _conv(r"block(\d)\.layer\.(\d+)\.conv([12])", rf"{block}/conv_\3"),
+        *_batch_norm(r"block(\d)\.layer\.(\d+)\.bn([12])", rf"{block}/norm_\3"),
+        *_batch_norm("bn1", "trunk/norm"),
+        *_dense("fc", "head/linear"),
+        COUNTED,
+    ]
+
+
+DENSENET: list[Rule] = [
+    *_pre_activation(r"trunk/block_\1_layer_\2"),
+    _conv(r"trans(\d)\.conv1", r"trunk/transition_\1/conv"),
+    *_batch_norm(r"trans(\d)\.bn1", r"trunk/transition_\1/norm"),
+]
+
+WIDE_RESNET: list[Rule] = [
+    *_pre_activation(r"trunk/stage_\1_block_\2"),
+    _conv(r"block(\d)\.layer\.(\d+)\.convShortcut", r"trunk/stage_\1_block_\2/shortcut_conv"),
+]
+
+FAMILIES = {  # config.model.name -> rules
+    "vit": DINO,
+    "resnet": RESNET,
+    "densenet": DENSENET,
+    "wide_resnet": WIDE_RESNET,
+}
 
 
 def from_torch(weights: Mapping[str, np.ndarray], rules: list[Rule] = DINO) -> Imported:

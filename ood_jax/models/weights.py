@@ -34,7 +34,7 @@ def load_weights(config: ConfigDict, net: Net, *, head: bool = True) -> tuple[Py
     """
     if config.model.name not in FAMILIES:
         raise ValueError(
-            f"model.weights: PyTorch's names are known of {' and '.join(FAMILIES)}, not of"
+            f"model.weights: PyTorch's names are known of {', '.join(FAMILIES)}, not of"
             f" model.name = {config.model.name!r}"
         )
     path = config.model.weights

@@ -191,7 +191,7 @@ def test_another_network(tmp_path, arrays, backbone, says):
 def test_names_of_other_trunks_are_not_known(tmp_path):
     config = _config("resnet18", "w.pth")
     config.model.name = "my_pkg.my_trunk"
-    with pytest.raises(ValueError, match="known of vit and resnet, not of"):
+    with pytest.raises(ValueError, match="known of vit, resnet, densenet, wide_resnet, not of"):
         load_weights(config, None)
 
 
