@@ -82,7 +82,10 @@ def _optim() -> ConfigDict:
     c.name = "adamw"  # adamw | sgd | lars
     c.lr = 0.004  # peak, at batch lr_batch
     c.lr_batch = 256  # the peak is lr x train.batch / lr_batch; 0 = lr as it is
+    c.schedule = "cosine"  # cosine | step: of the learning rate after its warm-up
     c.min_lr = 1e-6  # at the end of the cosine
+    c.drops = (0.5, 0.75)  # step: shares of the run after which the rate is divided; () = constant
+    c.drop = 10.0  # step: what it is divided by each time
     c.warmup_epochs = 30.0  # linear from 0
     c.b1 = 0.9
     c.b2 = 0.999

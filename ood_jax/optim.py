@@ -1,5 +1,6 @@
 """Optimisers from optax, told apart by regexes over parameter paths."""
 
+import itertools
 import math
 import re
 from typing import NamedTuple
@@ -10,10 +11,11 @@ import optax
 from ml_collections import ConfigDict
 
 from ood_jax.lars import ORDERS, lars
-from ood_jax.schedules import cosine, warmup_cosine
+from ood_jax.schedules import cosine, warmup_cosine, warmup_steps
 from ood_jax.types import Array, PyTree, Schedule
 
 OPTIMISERS = ("adamw", "sgd", "lars")
+SCHEDULES = ("cosine", "step")
 
 
 class Schedules(NamedTuple):
@@ -27,9 +29,10 @@ def schedules(config: ConfigDict) -> Schedules:
     """The schedules of `config.optim` over `config.train.steps` steps.
 
     Raises:
-      ValueError: a warm-up as long as the run.
+      ValueError: a warm-up as long as the run, an unknown schedule, drops that are none.
     """
     optim, train = config.optim, config.train
+    _check_schedule(optim)
     scale = train.batch / optim.lr_batch if optim.lr_batch else 1.0
     warmup = round(optim.warmup_epochs * train.steps_per_epoch)
     if warmup >= train.steps:
@@ -37,10 +40,26 @@ def schedules(config: ConfigDict) -> Schedules:
             f"optim.warmup_epochs {optim.warmup_epochs:g} are {warmup} steps and the run has"
             f" {train.steps}: warm up for less, or train for longer"
         )
-    return Schedules(
-        warmup_cosine(optim.lr * scale, optim.min_lr, warmup=warmup, steps=train.steps),
-        cosine(optim.weight_decay, optim.weight_decay_end, train.steps),
-    )
+    peak, lengths = optim.lr * scale, {"warmup": warmup, "steps": train.steps}
+    if optim.schedule == "step":
+        rate = warmup_steps(peak, optim.drops, optim.drop, **lengths)
+    else:
+        rate = warmup_cosine(peak, optim.min_lr, **lengths)
+    return Schedules(rate, cosine(optim.weight_decay, optim.weight_decay_end, train.steps))
+
+
+def _check_schedule(optim: ConfigDict) -> None:
+    if optim.schedule not in SCHEDULES:
+        raise ValueError(f"optim.schedule {optim.schedule!r}: use {' or '.join(SCHEDULES)}")
+    shares = (0.0, *optim.drops, 1.0)
+    numbers = all(isinstance(share, int | float) for share in shares)
+    if not numbers or not all(a < b for a, b in itertools.pairwise(shares)):
+        raise ValueError(
+            f"optim.drops {optim.drops}: use shares of the run between 0 and 1, ascending, such as"
+            " (0.5, 0.75); () = a constant rate"
+        )
+    if not 0 < optim.drop < math.inf:
+        raise ValueError(f"optim.drop {optim.drop:g}: use a number above 0, such as 10")
 
 
 def build(config: ConfigDict, trains: str = ".*") -> optax.GradientTransformationExtraArgs:

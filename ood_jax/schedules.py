@@ -5,6 +5,7 @@ sin^2 of the remaining share does not.
 """
 
 import jax.numpy as jnp
+import numpy as np
 
 from ood_jax.types import Array, Schedule
 
@@ -22,10 +23,29 @@ def cosine(start: float, end: float, steps: int) -> Schedule:
 def warmup_cosine(peak: float, end: float, *, warmup: int, steps: int) -> Schedule:
     """DINO's: linear from 0, the peak at step warmup - 1, then a cosine to `end` at `steps`."""
     decay = cosine(peak, end, steps - warmup)
+    return _warmed_up(peak, warmup, lambda step: decay(jnp.maximum(step - warmup, 0)))
 
+
+def warmup_steps(
+    peak: float, drops: tuple[float, ...], divisor: float, *, warmup: int, steps: int
+) -> Schedule:
+    """Linear from 0, the peak at step warmup - 1, then divided again and again.
+
+    drops: shares of `steps`, ascending; from the step nearest to each on, the rate is `divisor`
+    times smaller. One within the warm-up shows after it.
+    """
+    begins = np.array([round(share * steps) for share in drops], np.int32)
+    rates = peak / divisor ** np.arange(len(drops) + 1)
+    return _warmed_up(
+        peak,
+        warmup,
+        lambda step: jnp.asarray(rates, float)[jnp.searchsorted(begins, step, side="right")],
+    )
+
+
+def _warmed_up(peak: float, warmup: int, after: Schedule) -> Schedule:
     def value(step: Array) -> Array:
-        rising = peak * step / max(warmup - 1, 1)
-        return jnp.where(step < warmup, rising, decay(jnp.maximum(step - warmup, 0)))
+        return jnp.where(step < warmup, peak * step / max(warmup - 1, 1), after(step))
 
     return value
 
