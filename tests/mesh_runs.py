@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SHRUNK = {
     "data.size": 16,
     "model.image_size": 16,
-    "model.depth": {"vit": 1, "resnet": 10},
-    "model.width": {"vit": 8, "resnet": 4},
+    "model.depth": {"vit": 1, "resnet": 10, "densenet": 10, "wide_resnet": 10},
+    "model.width": {"vit": 8, "resnet": 4, "densenet": 4, "wide_resnet": 16},
     "model.heads": 1,
     "model.patch": 8,
     "model.stride": 2,
