@@ -3,9 +3,10 @@
     python benchmarks/kill_nine.py [--kills=30] [--seed=0]
 
 A run of two stages of a few thousand parameters is killed once a row, in turn in training, while a
-checkpoint is written, between its stages and in scoring, each a random time after that began; then
-the same command ends it. "same" = all arrays of both stages' last checkpoints byte for byte, all
-losses and all results. Exit code 1 where one is not. About half a minute a kill on two cores.
+checkpoint is written (both after a random step), between its stages and in scoring, each a random
+time after that began; then the same command ends it. "same" = all arrays of both stages' last
+checkpoints byte for byte, all losses and all results. Exit code 1 where one is not. About half a
+minute a kill on two cores.
 """
 
 import argparse
@@ -41,10 +42,16 @@ def phase(workdir: Path) -> str:
     ended = [(workdir / stage / "checkpoints" / str(STEPS)).is_dir() for stage in STAGES]
     if ended[1]:
         return "scoring"
-    began = [(workdir / stage / "metrics.jsonl").exists() for stage in STAGES]
+    began = [count > 0 for count in logged(workdir)]
     if ended[0] and not began[1]:
         return "between stages"
     return "training" if began[0] else "start"
+
+
+def logged(workdir: Path) -> list[int]:
+    """How many steps of each stage are done."""
+    paths = [workdir / stage / "metrics.jsonl" for stage in STAGES]
+    return [path.read_bytes().count(b"\n") if path.exists() else 0 for path in paths]
 
 
 def command(recipe: str, workdir: Path) -> list[str]:
@@ -61,22 +68,22 @@ def finish(recipe: str, workdir: Path, env: dict[str, str]) -> str:
     return "" if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 
 
-def kill(recipe: str, workdir: Path, env: dict[str, str], aim: str, wait: float) -> str:
-    """Runs it and kills it `wait` s after `aim` began; what it was doing when it died."""
+def kill(recipe: str, workdir: Path, env: dict[str, str], aim: str, after: int, wait: float) -> str:
+    """Runs it and kills it `wait` s after `aim` began, `after` steps or more from the start.
+
+    Returns what it was doing when it died.
+    """
     with subprocess.Popen(
         command(recipe, workdir), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         limit = time.monotonic() + LIMIT
-        while process.poll() is None and time.monotonic() < limit and phase(workdir) != aim:
+        while process.poll() is None and time.monotonic() < limit:
+            if sum(logged(workdir)) >= after and phase(workdir) == aim:
+                break
             time.sleep(0.001)
         time.sleep(wait)
         process.kill()
-    steps = [
-        len((workdir / stage / "metrics.jsonl").read_text().splitlines())
-        for stage in STAGES
-        if (workdir / stage / "metrics.jsonl").exists()
-    ]
-    return f"{phase(workdir)}, after step {' + '.join(map(str, steps)) or 0}"
+    return f"{phase(workdir)}, after step {' + '.join(map(str, logged(workdir)))}"
 
 
 def outcome(workdir: Path) -> dict[str, Any]:
@@ -111,8 +118,9 @@ def trials(
     for i in range(count):
         aim = list(AIMS)[i % len(AIMS)]
         wait = rng.uniform(0, AIMS[aim])
+        after = rng.randrange(1, 2 * STEPS - 1) if aim in ("training", "save") else 0
         workdir = folder / str(i)
-        where = kill(recipe, workdir, env, aim, wait)
+        where = kill(recipe, workdir, env, aim, after, wait)
         failed = finish(recipe, workdir, env)
         found = f"FAILED: {failed}" if failed else verdict(expected, outcome(workdir))
         wrong += found != "same"

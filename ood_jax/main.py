@@ -28,8 +28,8 @@ def main(argv: list[str]) -> int:
 
     0 done, 1 failed on the way (diverged, disk full, data that does not come, another process
     gone), 2 a mistake in what was asked, 128 + N stopped by the signal N: 143 after a SIGTERM or
-    preemption notice, when all is saved. A process that finds another one silent for 100 s is ended
-    by JAX, with code 134.
+    preemption notice, when all is saved. Where process 0 is gone, or another
+    one silent for 100 s, JAX ends the rest with code 134 and its message.
     """
     arguments, rest = _parser().parse_known_args(argv)
     try:

@@ -62,8 +62,9 @@ from ood_jax.data.waited import in_time
 from ood_jax.main import leave
 if __name__ == "__main__":
     source = open_source("folder:" + sys.argv[1])
-    batches = in_time(train_batches(source, batch=4, size=16, seed=0, workers=2, memory=0), 60)
-    next(batches)
+    feed = train_batches(source, batch=4, size=16, seed=0, workers=2, memory=0)
+    next(feed)  # until the workers have started: no limit
+    batches = in_time(feed, 45)
     for child in multiprocessing.active_children():
         print(child.pid, flush=True)
     print("running", flush=True)

@@ -1,0 +1,36 @@
+"""Every launcher is shell that parses, and that shellcheck has nothing to say about."""
+
+import shutil
+import subprocess
+
+import pytest
+from fake_commands import LAUNCH
+
+SCRIPTS = sorted(path.name for path in LAUNCH.iterdir() if path.suffix in (".sh", ".sbatch"))
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_it_parses(name):
+    subprocess.run(["bash", "-n", LAUNCH / name], check=True, timeout=30)
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_shellcheck(name):
+    done = subprocess.run(
+        ["shellcheck", "-x", f"launch/{name}"],
+        cwd=LAUNCH.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout == ""
+
+
+def test_no_place_or_project_is_named():
+    for path in LAUNCH.iterdir():
+        text = path.read_text()
+        for word in ("docker.io", "gcr.io", "pypi.org", "pkg.dev", "/home/", "/tmp/", "/work/"):
+            assert word not in text, (path.name, word)
