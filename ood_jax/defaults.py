@@ -71,7 +71,8 @@ def _head() -> ConfigDict:
     c.bottleneck = 256  # width of the projections
     c.batch_norm = True  # projection: BatchNorm before each ReLU
     c.outputs = 4096  # K, soft-classes or classes; projection: 0 = no classifier
-    c.second_outputs = 0  # projection: of a second classifier, such as CSI's of shifts; 0 = none
+    c.second_outputs = 0  # projection, linear: of a second classifier, such as CSI's of shifts
+    # or MCD's of the same classes; 0 = none
     c.train_gain = True  # dino: False = the last layer's gain stays 1 (norm_last_layer)
     return c
 

@@ -79,7 +79,7 @@ def prepare(config: ConfigDict) -> Run:
         check_classes(train, method.classes, config.method.name)
     if config.data.balanced:
         check_balanced(train.labels, method.classes)
-    optimisers = tuple(optim.build(config, update.trains) for update in method.updates)
+    optimisers = tuple(optim.build(config, trains) for trains in trained(method))
     rates = optim.schedules(config)
     if not method.updates:
         with config.unlocked():
@@ -133,6 +133,11 @@ def resolved(config: ConfigDict, images: int) -> ConfigDict:
     train.steps = train.steps or max(round(train.epochs * train.steps_per_epoch), 1)
     config.lock()
     return config
+
+
+def trained(method: Method) -> tuple[str, ...]:
+    """The regexes of parameters that updates move, each once: one optimiser each."""
+    return tuple(dict.fromkeys(update.trains for update in method.updates))
 
 
 def abstract_state(run: Run) -> TrainState:
@@ -210,14 +215,15 @@ def make_step(
         params, opt = state.params, list(state.opt)
         draws = {k: draw_numbers(v) for k, v in host_batch.items() if k.endswith("index")}
         host_batch = {**host_batch, **draws}
-        for i, (update, optimiser) in enumerate(zip(method.updates, optimisers, strict=True)):
+        for i, update in enumerate(method.updates):
+            own = trained(method).index(update.trains)
             update_key = jax.random.fold_in(loss_key, i)
             current = state.replace(params=params)
             grads, aux = _gradients(
                 update, method.views, current, host_batch, (view_key, update_key), accumulate
             )
-            opt[i] = optim.with_rates(opt[i], rates, state.step)
-            moves, opt[i] = optimiser.update(grads, opt[i], params, train_step=state.step)
+            rated = optim.with_rates(opt[own], rates, state.step)
+            moves, opt[own] = optimisers[own].update(grads, rated, params, train_step=state.step)
             params = optax.apply_updates(params, moves)
             state = state.replace(stats=aux.stats, memory=aux.memory)
             suffix = f"_{i}" if i else ""

@@ -62,7 +62,8 @@ class TrainState(struct.PyTreeNode):
 
     step: int32 scalar, updates done so far. params: every leaf that some update trains.
     stats: BatchNorm statistics. teacher: {"params", "stats"} or None. memory: what a method
-    remembers without gradients, such as {"centre": [K]}. opt: one optax state an Update.
+    remembers without gradients, such as {"centre": [K]}. opt: one optax state for each `trains` of
+    the method's updates.
     """
 
     step: Array
@@ -90,7 +91,10 @@ class LossFn(Protocol):
 
 
 class Update(NamedTuple):
-    """One gradient update. trains: regex over parameter paths that it may move."""
+    """One gradient update. trains: regex over parameter paths that it may move.
+
+    Updates with the same regex have one optimiser, and its momentum, between them.
+    """
 
     loss: LossFn
     trains: str = ".*"

@@ -47,6 +47,23 @@ def test_it_learns(tmp_path):
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"] and rows[-1]["accuracy"] > 0.9
 
 
+def test_two_classifiers_begin_apart_and_both_learn(tmp_path):
+    config = supervised(tmp_path)
+    config.head.second_outputs = 3
+    run = prepare(config)
+    state, step = init_state(run), jitted_step(run)
+    first, second = (np.asarray(state.params["head"][k]["kernel"]) for k in ("linear", "second"))
+    assert np.abs(first - second).max() > 1e-3
+    host = next(train_batches(run.train, batch=24, size=16, seed=0))
+    host = sharding.global_batch(run.mesh, {k: v for k, v in host.items() if k != "skipped"})
+    rows = []
+    for _ in range(25):
+        state, metrics = step(state, host)
+        rows.append(jax.device_get(metrics))
+    assert rows[0]["loss"] == pytest.approx(2 * np.log(3), abs=1)  # Eq. 2: their sum
+    assert rows[-1]["accuracy"] > 0.9 and rows[-1]["second_accuracy"] > 0.9
+
+
 @pytest.mark.parametrize("size", ["small", "resnet18"])
 def test_recipe(size, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)

@@ -16,7 +16,7 @@ from ood_jax.config import stages_of
 from ood_jax.data.pipeline import train_batches
 from ood_jax.logs import read_metrics
 from ood_jax.recipe import load
-from ood_jax.train import init_state, jitted_step, make_step, prepare, resolved
+from ood_jax.train import init_state, jitted_step, make_step, prepare, resolved, trained
 from ood_jax.types import Aux, Method, Update
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -140,6 +140,31 @@ def test_two_updates_share_the_steps_rates(tmp_path):
         state, metrics = step(state, {})
         np.testing.assert_allclose(metrics["learning_rate"], run.rates.learning_rate(i))
     assert int(state.step) == 3 and "gradient_norm_1" in metrics
+
+
+def test_updates_of_the_same_parameters_share_their_momentum(tmp_path):
+    config = tiny_config(tmp_path)
+    config.optim.name, config.optim.lr, config.optim.lr_batch = "sgd", 0.1, 0
+    config.optim.momentum, config.optim.weight_decay, config.optim.weight_decay_end = 0.5, 0.0, 0.0
+    config.optim.warmup_epochs = config.optim.freeze_epochs = config.optim.clip = 0.0
+    run = prepare(config)
+
+    def slope(value):
+        def loss(params, state, batch, key):
+            total = sum(value * jnp.sum(p) for p in jax.tree.leaves(params))
+            return total, Aux(state.stats, state.memory, {})
+
+        return loss
+
+    method = Method((Update(slope(1.0)), Update(slope(3.0))), views=lambda batch, key: batch)
+    optimisers = tuple(optim.build(run.config, trains) for trains in trained(method))
+    assert len(optimisers) == 1
+    state = init_state(run._replace(method=method, optimisers=optimisers))
+    new, metrics = make_step(method, optimisers, run.rates, seed=0)(state, {})
+    moved = jax.tree.map(lambda a, b: np.asarray(a - b), new.params, state.params)
+    rate = float(metrics["learning_rate"])
+    for leaf in jax.tree.leaves(moved):  # -rate (1 + (0.5 * 1 + 3))
+        np.testing.assert_allclose(leaf, -4.5 * rate, rtol=1e-4)
 
 
 def test_nan_stops_with_the_last_checkpoint(tmp_path):

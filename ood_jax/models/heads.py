@@ -15,7 +15,7 @@ HEADS = ("dino", "projection", "linear", "none")
 SIZES = {  # head -> its keys that must be at least this
     "dino": {"layers": 1, "hidden": 1, "bottleneck": 1, "outputs": 1},
     "projection": {"layers": 1, "hidden": 0, "bottleneck": 1, "outputs": 0, "second_outputs": 0},
-    "linear": {"outputs": 1},
+    "linear": {"outputs": 1, "second_outputs": 0},
     "none": {},
 }
 
@@ -35,7 +35,7 @@ def head(config: ConfigDict, dtype: str) -> nn.Module | None:
         return None
     kind = jnp.dtype(dtype)
     if config.name == "linear":
-        return LinearHead(outputs=config.outputs, dtype=kind)
+        return LinearHead(config.outputs, config.second_outputs, dtype=kind)
     if config.name == "projection":
         keys = ("layers", "hidden", "bottleneck", "batch_norm", "outputs", "second_outputs")
         return ProjectionHead(**{key: config[key] for key in keys}, dtype=kind)
@@ -70,14 +70,22 @@ def _dino_layer(params: PyTree) -> LastLayer:
 
 
 class LinearHead(nn.Module):
-    """A classifier: features [B, D] -> logits float32 [B, outputs]."""
+    """One or two classifiers of features [B, D].
+
+    logits float32 [B, outputs] and, where these are not 0, second_logits [B, second_outputs].
+    """
 
     outputs: int
+    second_outputs: int
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Outputs:
-        return Outputs(x, logits=LinearLayer(self.outputs, self.dtype, name="linear")(x))
+        first = LinearLayer(self.outputs, self.dtype, name="linear")(x)
+        if not self.second_outputs:
+            return Outputs(x, logits=first)
+        second = LinearLayer(self.second_outputs, self.dtype, name="second")(x)
+        return Outputs(x, logits=first, second_logits=second)
 
 
 class ProjectionHead(nn.Module):

@@ -17,8 +17,8 @@ def odin(config: ConfigDict, mesh: Mesh) -> Scorer:
     """ODIN (Liang et al. 2018): odin_temperature T, odin_epsilon. Nothing is fitted.
 
     score = -max softmax(f(x~) / T), x~ = x - epsilon sign(gradient of CE(f(x) / T, argmax)). Of two
-    classifiers the mean of their scores, each with its own x~ (Yu & Aizawa 2019, section 4.1).
-    As OpenOOD's, the sign of a gradient of 0 is 1, and the step on normalised inputs is divided by
+    classifiers of as many classes the mean of their scores, each with its own x~ (Yu & Aizawa 2019,
+    section 4.1). As OpenOOD's, the sign of a gradient of 0 is 1, and the step on normalised inputs is divided by
     their standard deviation: epsilon is in units of pixels in [0, 1].
 
     Raises:
@@ -84,7 +84,8 @@ def _extra(temperature: float, epsilon: float) -> Extra:
 
 
 def _heads(outputs: Outputs) -> list[str]:
-    heads = [n for n in ("logits", "second_logits") if getattr(outputs, n) is not None]
-    if not heads:
+    if outputs.logits is None:
         raise ValueError("logits: use a network with a classifier or soft-classes")
-    return heads
+    second = outputs.second_logits  # of the same classes, unless it tells shifts apart
+    same = second is not None and second.shape == outputs.logits.shape
+    return ["logits", "second_logits"] if same else ["logits"]

@@ -21,7 +21,8 @@ JITTER = (ops.adjust_brightness, ops.adjust_contrast, ops.adjust_saturation, ops
 Shift = Callable[[Array, Array], Array]
 
 
-_NUMBERS = tuple(k for k in View._fields if k not in ("size", "jitter_order"))  # may be traced
+_SHARED = ("size", "jitter_order", "pad")  # by the views of a group; the others may be traced
+_NUMBERS = tuple(k for k in View._fields if k not in _SHARED)
 
 
 class _Draw(NamedTuple):
@@ -57,7 +58,7 @@ def multi_view(
     and colour (ood_jax.views.negatives).
 
     Raises:
-      ValueError: see `check_views`; or the views differ in size or jitter_order.
+      ValueError: see `check_views`; or the views differ in size, jitter_order or pad.
     """
     _check_group(views)
     order_key, example_key = jax.random.split(key)
@@ -77,7 +78,7 @@ def multi_view(
 
 def _check_group(views: tuple[View, ...]) -> None:
     check_views(views)
-    for field in ("size", "jitter_order"):
+    for field in _SHARED:
         found = sorted({getattr(view, field) for view in views})
         if len(found) > 1:
             raise ValueError(f"views of one group have {field} {found}: call once for each")
@@ -92,9 +93,13 @@ def _view(
     shift: Shift | None,
 ) -> Array:
     """One view [B, size, size, 3] of pixels [B, S, S, 3]; what no view uses is not compiled."""
-    size = views[0].size
+    size, pad = views[0].size, views[0].pad
     draws = jax.vmap(_draw)(keys)
-    boxes = jax.vmap(lambda d: _box(d, spec, pixels.shape[1], pixels.shape[2]))(draws)
+    if pad:
+        boxes = jax.vmap(lambda d: _window(d, pad, pixels.shape[1], pixels.shape[2]))(draws)
+        pixels = jnp.pad(pixels, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    else:
+        boxes = jax.vmap(lambda d: _box(d, spec, pixels.shape[1], pixels.shape[2]))(draws)
     out: Array = jax.vmap(lambda image, box: ops.crop_resize(image, box, size))(pixels, boxes)
     out = jnp.clip(out, 0.0, 1.0)
     if shift is not None:
@@ -146,6 +151,12 @@ def _box(draw: _Draw, spec: dict[str, Array], rows: int, columns: int) -> jax.Ar
     space = jnp.stack([rows - height, columns - width])
     corner = jnp.where(found, jnp.floor(draw.corner * (space + 1)), jnp.floor(space / 2))
     return jnp.concatenate([jnp.minimum(corner, space), jnp.stack([height, width])])
+
+
+def _window(draw: _Draw, pad: int, rows: int, columns: int) -> jax.Array:
+    """(top, left, rows, columns) in the padded image: torchvision's RandomCrop(padding=pad)."""
+    corner = jnp.floor(draw.corner * (2 * pad + 1))
+    return jnp.concatenate([corner, jnp.asarray([rows, columns], corner.dtype)])
 
 
 def _jitter(

@@ -10,6 +10,8 @@ class View(NamedTuple):
     """One random view, in this order: crop, shift, flip, jitter, grey, blur, solarize.
 
     size: px. scale: share of the image's area, (min, max). ratio: width / height of the box.
+    pad: px; above 0 the box is instead as large as the image and lies anywhere in it with so many
+    px of black on each side, CIFAR's usual crop.
     flip, *_probability: in [0, 1]. jitter: strengths of brightness, contrast, saturation (factors
     1 ± strength, at least 0) and hue (turns, ± strength <= 0.5). blur_radius: sigma in px of the
     view, (min, max). jitter_order: "view" draws one order of the four a view and step, "example"
@@ -27,6 +29,7 @@ class View(NamedTuple):
     blur_radius: tuple[float, float] = (0.1, 2.0)
     solarize_probability: float = 0.0
     jitter_order: str = "view"
+    pad: int = 0
 
 
 def check_views(views: Sequence[View]) -> None:
@@ -34,7 +37,8 @@ def check_views(views: Sequence[View]) -> None:
 
     Raises:
       ValueError: no views, size < 1, scale or ratio not ascending or out of range, a probability
-        outside [0, 1], negative jitter or hue above 0.5, a negative blur radius, an unknown order.
+        outside [0, 1], negative jitter or hue above 0.5, a negative blur radius or pad, an unknown
+        order.
     """
     if not views:
         raise ValueError("no views: give at least one")
@@ -59,6 +63,7 @@ def _rules(view: View) -> list[tuple[str, bool, str]]:
     jitter = view.jitter
     return [
         ("size", view.size >= 1, "at least 1 px"),
+        ("pad", view.pad >= 0, "0 px (none) or more"),
         ("scale", 0 < view.scale[0] <= view.scale[1] <= 1, "(min, max) with 0 < min <= max <= 1"),
         ("ratio", 0 < view.ratio[0] <= view.ratio[1], "(min, max) with 0 < min <= max"),
         *((p, 0 <= getattr(view, p) <= 1, "a probability from 0 to 1") for p in probabilities),

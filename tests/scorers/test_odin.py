@@ -72,12 +72,12 @@ def by_hand(array, weight, temperature, epsilon):
     return softmax(3 * np.tanh((x - epsilon * step) @ weight)).max(1)
 
 
-def scores(array, c, devices=1, heads=1):
+def scores(array, c, devices=1, heads=1, given=None):
     scorer = odin.odin(c.score, None)
     mesh = sharding.make_mesh(devices)
     found = features.extract(
         net(heads),
-        weights(heads),
+        given or weights(heads),
         {},
         from_array("a", array),
         config=c,
@@ -103,6 +103,14 @@ def test_two_heads_are_averaged():
     found = scores(array, config(), heads=2)
     np.testing.assert_allclose(-found, right, rtol=2e-5)
     assert np.abs(-found - by_hand(array, both["0"], 10.0, 0.05)).max() > 1e-3
+
+
+def test_a_second_classifier_of_something_else_is_left_alone():
+    array, both = images(), weights(2)
+    both["1"] = both["1"][:, : K - 1]
+    right = by_hand(array, both["0"], 10.0, 0.05)
+    found = scores(array, config(), heads=2, given=both)
+    np.testing.assert_allclose(-found, right, rtol=2e-5)
 
 
 @pytest.mark.parametrize(("batch", "devices"), [(1, 1), (4, 2)])

@@ -81,6 +81,21 @@ def test_boxes_that_never_fit_fall_back_to_the_centre(ratio, box):
     np.testing.assert_array_equal(boxes.T, np.broadcast_to(box, (20, 4)))
 
 
+def test_a_padded_crop_is_a_window_with_black_round_it(images):
+    """torchvision's RandomCrop(12, padding=2): every pixel is the image's or black, moved whole."""
+    view = crops.View(12, flip=0.0, pad=2)
+    index = np.arange(600, dtype=np.int32)
+    many = np.repeat(images[:1], 600, axis=0)
+    found = np.asarray(_views(many, index, jax.random.key(0), (view,)))[:, 0]
+    padded = np.pad(images[0] / 255.0, ((2, 2), (2, 2), (0, 0)))
+    corners = list(itertools.product(range(5), range(5)))
+    windows = np.stack([padded[i : i + 12, j : j + 12] for i, j in corners])
+    away = np.abs(found[:, None] - windows[None]).max((2, 3, 4))
+    assert away.min(1).max() < 1e-6
+    counts = np.bincount(away.argmin(1), minlength=25)
+    assert counts.min() > 6 and counts.max() < 50  # 24 each, binomial: 6 deviations
+
+
 def test_views_do_not_depend_on_the_batch(images):
     key = jax.random.key(1)
     whole = np.asarray(_views(images, INDEX, key, (FULL, FULL)))
