@@ -79,8 +79,9 @@ def classifiers(outputs: Outputs) -> list[Array]:
     """The logits [B, K] of the network's classifiers of K classes, one or two."""
     assert outputs.logits is not None  # check_classifier refuses a network without a head
     second = outputs.second_logits
-    same = second is not None and second.shape == outputs.logits.shape
-    return [outputs.logits, second] if same else [outputs.logits]
+    if second is None or second.shape != outputs.logits.shape:
+        return [outputs.logits]
+    return [outputs.logits, second]
 
 
 def classified(

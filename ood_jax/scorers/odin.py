@@ -18,8 +18,8 @@ def odin(config: ConfigDict, mesh: Mesh) -> Scorer:
 
     score = -max softmax(f(x~) / T), x~ = x - epsilon sign(gradient of CE(f(x) / T, argmax)). Of two
     classifiers of as many classes the mean of their scores, each with its own x~ (Yu & Aizawa 2019,
-    section 4.1). As OpenOOD's, the sign of a gradient of 0 is 1, and the step on normalised inputs is divided by
-    their standard deviation: epsilon is in units of pixels in [0, 1].
+    section 4.1). As OpenOOD's, the sign of a gradient of 0 is 1, and the step on normalised inputs
+    is divided by their standard deviation: epsilon is in units of pixels in [0, 1].
 
     Raises:
       ValueError: T not above 0, epsilon below 0; when extracting, a network without logits.
