@@ -95,6 +95,6 @@ def chosen(argument: str, words: list[str], options: tuple[tuple[str, ...], ...]
     """The word of `words` that stands in each of `options`; "" = none does."""
     found = [[word for word in words if word in known] for known in options]
     if sum(map(len, found)) < len(words) or any(len(one) > 1 for one in found):
-        listed = ", ".join(" | ".join(known) for known in options)
-        raise ValueError(f"{argument!r}: after its set, use at most one each of {listed}")
+        listed = ", ".join(" | ".join(known) for known in options if known)
+        raise ValueError(f"{argument!r}: after the first word, use at most one each of {listed}")
     return [one[0] if one else "" for one in found]

@@ -33,26 +33,8 @@ def get_config(size: str = "small"):
     c.name = f"supervised_cifar_{size}"
     set_images(c, "cifar10")
 
-    c.model.name = "resnet"
-    c.model.depth = 10 if small else 18
-    c.model.width = 16 if small else 64
-    c.model.stride = 2 if small else 1
-    c.model.norm = "batch"
-    c.model.image_size = 32
-    c.head.name = "linear"
-    c.head.outputs = 10
-
-    c.method.label_smoothing = 0.0
-    c.method.crop_scale = (0.25, 1.0)
-
-    c.optim.lr = 0.004 if small else 0.001
-    c.optim.lr_batch = 0
-    c.optim.warmup_epochs = 0.5 if small else 5.0
-    c.optim.weight_decay = 0.05
-    c.optim.weight_decay_end = 0.05
-    c.optim.freeze_epochs = 0.0
-    c.train.batch = 128
-    c.train.epochs = 6.0 if small else 100.0
+    set_network(c, small)
+    set_optimiser(c, small)
 
     c.score.scorers = (
         "msp",
@@ -77,6 +59,31 @@ def get_config(size: str = "small"):
         "mahalanobis_relative",
     )
     return c
+
+
+def set_network(c, small: bool) -> None:
+    """A ResNet with a linear classifier, and its random view."""
+    c.model.name = "resnet"
+    c.model.depth = 10 if small else 18
+    c.model.width = 16 if small else 64
+    c.model.stride = 2 if small else 1
+    c.model.norm = "batch"
+    c.model.image_size = 32
+    c.head.name = "linear"
+    c.head.outputs = 10
+    c.method.crop_scale = (0.25, 1.0)
+
+
+def set_optimiser(c, small: bool) -> None:
+    """AdamW, batch and epochs."""
+    c.optim.lr = 0.004 if small else 0.001
+    c.optim.lr_batch = 0
+    c.optim.warmup_epochs = 0.5 if small else 5.0
+    c.optim.weight_decay = 0.05
+    c.optim.weight_decay_end = 0.05
+    c.optim.freeze_epochs = 0.0
+    c.train.batch = 128
+    c.train.epochs = 6.0 if small else 100.0
 
 
 def baseline(argument: str):

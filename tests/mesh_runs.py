@@ -38,7 +38,8 @@ SHRUNK = {
     "train.steps": STEPS,
 }
 AT_MOST = {"head.hidden": 16, "head.outputs": 8, "method.positive_local": 0}
-AT_MOST |= {"method.negative_local": 0, "method.shifts": 2, "head.second_outputs": 2}
+AT_MOST |= {"method.negative_local": 0, "head.second_outputs": 8}
+BASELINES = "configs/baselines_cifar.py"  # its argument is the method
 
 
 def recipe_of(method: str) -> Any:
@@ -47,8 +48,8 @@ def recipe_of(method: str) -> Any:
     from ood_jax.recipe import load
 
     paths = sorted((ROOT / "configs").glob("*.py"), key=lambda p: not p.stem.startswith(method))
-    for path in paths:
-        for config in stages_of(load([f"--config={path}"])).values():
+    for recipe in (*paths, f"{BASELINES}:{method}"):
+        for config in stages_of(load([f"--config={recipe}"])).values():
             if config.method.name == method:
                 return config
     raise ValueError(f"no recipe in configs/ runs {method}: write one")

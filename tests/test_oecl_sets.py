@@ -108,7 +108,7 @@ def test_folders_open_with_their_classes(tmp_path):
     [
         ("imagenet", "no data set 'imagenet'; use imagenet30, imagenet30_tfds, dior,"),
         ("dior,self,imagenet22k", "at most one each of imagenet22k | imagenet1k | self, paper |"),
-        ("dior,svhn", "'dior,svhn': after its set, use at most one each of imagenet22k"),
+        ("dior,svhn", "'dior,svhn': after the first word, use at most one each of imagenet22k"),
         ("dior,paper,official", "paper | official"),
         ("dior,", "at most one each"),
     ],

@@ -1,6 +1,7 @@
 """What methods with labelled images share: one random view of each, and one or two classifiers."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ VIEW: dict[str, Any] = dict(
     colour=0.0,  # strength of SimCLR's distortion; .5 is its transform for CIFAR
     grey=0.0,  # probability
 )
+PLAIN = partial(cross_entropy, label_smoothing=0.0)
 
 
 def one_view(config: ConfigDict) -> Callable[[Array, Array, Array], jax.Array]:
@@ -85,14 +87,14 @@ def classifiers(outputs: Outputs) -> list[Array]:
 
 
 def classified(
-    outputs: Outputs, labels: Array, *, label_smoothing: float = 0.0
+    outputs: Outputs, labels: Array, *, loss: Callable[[Array, Array], Array] = PLAIN
 ) -> tuple[Array, dict[str, Array]]:
-    """Mean over images of the cross-entropies, summed over classifiers; and their accuracies.
+    """Mean over images of the losses, summed over classifiers; and their accuracies.
 
-    Yu & Aizawa 2019, Eq. 2.
+    Yu & Aizawa 2019, Eq. 2. loss: (logits [B, K], labels [B]) -> [B].
     """
     heads = classifiers(outputs)
-    value = sum(cross_entropy(h, labels, label_smoothing=label_smoothing).mean() for h in heads)
+    value = sum(loss(h, labels).mean() for h in heads)
     right = [jnp.mean(jnp.argmax(h, -1) == labels) for h in heads]
     names = ("accuracy", "second_accuracy")
     return jnp.asarray(value), dict(zip(names, right, strict=False))

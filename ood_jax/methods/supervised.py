@@ -4,10 +4,12 @@ Cross-entropy with label smoothing on one random view of each image (METHODS: se
 classifiers their sum (Yu & Aizawa 2019, Eq. 2, its pre-training).
 """
 
+from functools import partial
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from ood_jax.losses.classify import cross_entropy
 from ood_jax.methods import _labelled
 from ood_jax.types import Array, Aux, Batch, Method, Net, PyTree, TrainState, Update
 
@@ -24,11 +26,11 @@ def build(config: ConfigDict, net: Net) -> Method:
       ValueError: settings that make no sense together, before any compute.
     """
     _check(config)
-    smoothing = config.method.label_smoothing
+    smoothed = partial(cross_entropy, label_smoothing=config.method.label_smoothing)
 
     def loss(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Aux]:
         outputs, stats = net.apply(params, state.stats, batch["image"], train=True, key=key)
-        value, metrics = _labelled.classified(outputs, batch["label"], label_smoothing=smoothing)
+        value, metrics = _labelled.classified(outputs, batch["label"], loss=smoothed)
         return value, Aux(stats, state.memory, metrics)
 
     return Method(
