@@ -27,6 +27,7 @@ The paper, dense, CIFAR-100 against TIN-resize: FPR95 1.9, AUROC 99.6; CIFAR-10 
 images of the classes too. Ours: small in the README, at the paper's size not run.
 """
 
+from baselines_cifar import SEEN, UNSEEN
 from simclr_joint_cifar import CLASSES, OTHER, set_images
 
 from ood_jax.config import base, staged
@@ -43,12 +44,12 @@ RELEASED = {  # of ODIN, by their folders
 }
 TESTED = {  # images that are scored
     **{name: f"npz:{name}-test.npz[1000:]" for name in CLASSES},
-    "tinyimagenet": "npz:tinyimagenet-train.npz[16384:]",
+    "tinyimagenet": UNSEEN,
     **{name: f"folder:{folder}[1000:]" for name, folder in RELEASED.items()},
 }
 UNTESTED = {  # others of the same sets
     **{name: f"npz:{name}-train.npz[:{HELD_OUT}]" for name in CLASSES},
-    "tinyimagenet": f"npz:tinyimagenet-train.npz[:{HELD_OUT}]",
+    "tinyimagenet": f"{SEEN}[:{HELD_OUT}]",
     **{name: f"folder:{folder}[:1000]" for name, folder in RELEASED.items()},
 }
 
