@@ -26,9 +26,9 @@ import difflib
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from ood_jax import cases, command
@@ -36,6 +36,7 @@ from ood_jax.benchmark_table import in_words, tabulate
 from ood_jax.cases import Case
 from ood_jax.config import named_sources
 from ood_jax.gather import gather, markdown, show, write
+from ood_jax.place import place
 from ood_jax.runs import Cases, Run
 from ood_jax.subject import counted, subject
 from ood_jax.sweep import drive
@@ -100,14 +101,14 @@ def _check_scorer(scorer: str, config: ConfigDict) -> None:
         )
 
 
-def _finish(options: argparse.Namespace, runs: list[Run]) -> Path:
+def _finish(options: argparse.Namespace, runs: list[Run]) -> epath.Path:
     """Writes the table and its picture, and shows it."""
     from ood_jax import benchmark_figure
 
     gathered = gather(runs)
     table = tabulate(options.name, runs, gathered, options.scorer)
     shown = in_words(table, gathered["deviation"])
-    picture = Path(options.workdir) / f"{FILE}.png"
+    picture = place(options.workdir) / f"{FILE}.png"
     text = markdown([shown])
     if benchmark_figure.write(table, picture):
         text += f"\n![{shown.title}]({picture.name})\n"

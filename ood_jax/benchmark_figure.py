@@ -1,10 +1,10 @@
 """A benchmark's picture: AUROC by case, or against the number of images."""
 
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from etils import epath
 
 from ood_jax import plots
 from ood_jax.atomic import replaced
@@ -19,7 +19,7 @@ NAME = 24  # longest name of a case or line, characters
 BESIDE = 0.5  # of the room that a case has, which its points share
 
 
-def write(table: dict[str, Any], path: Path) -> bool:
+def write(table: dict[str, Any], path: epath.PathLike) -> bool:
     """PATH, a .png of what `benchmark_table.tabulate` gave, a panel an OOD set.
 
     Returns:

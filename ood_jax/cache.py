@@ -3,25 +3,24 @@
 import hashlib
 import json
 import operator
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
-from ood_jax import npz
+from ood_jax import npz, place
 from ood_jax.atomic import replaced
 from ood_jax.data.union import singles
 from ood_jax.types import PyTree
-from ood_jax.untrusted import MISSHAPEN, home, parse_json
+from ood_jax.untrusted import MISSHAPEN, parse_json
 
 SCHEMA = 2  # of the files
 
 
 def cached(
-    path: Path | None,
+    path: epath.Path | None,
     meta: dict[str, Any],
     compute: Callable[[], dict[str, np.ndarray]],
     serves: Callable[[dict[str, Any], dict[str, Any]], bool] = operator.eq,
@@ -43,7 +42,9 @@ def cached(
     return held
 
 
-def read(path: Path, serves: Callable[[dict[str, Any]], bool]) -> dict[str, np.ndarray] | None:
+def read(
+    path: epath.PathLike, serves: Callable[[dict[str, Any]], bool]
+) -> dict[str, np.ndarray] | None:
     """The arrays at `path`; None = there is no file, it is broken, or its meta does not serve."""
     try:
         with npz.opened(path) as file:
@@ -65,7 +66,7 @@ def digest(tree: PyTree) -> str:
 
 
 def stamp(spec: str, root: str) -> list[Any] | None:
-    """Change time (ns) and bytes of the file or folder that a source is read from, if any.
+    """What changes with the file or folder that a source is read from, if any: `place.stamp`.
 
     Of a union a list of them.
     """
@@ -73,13 +74,11 @@ def stamp(spec: str, root: str) -> list[Any] | None:
     return _stamp(ones[0], root) if len(ones) == 1 else [_stamp(one, root) for one in ones]
 
 
-def _stamp(spec: str, root: str) -> list[int] | None:
+def _stamp(spec: str, root: str) -> list[Any] | None:
     kind, _, where = spec.partition(":")
-    base = home(root)
-    path = base / home(where)
-    if kind == "list" and not os.path.exists(path):  # FILE@FOLDER
-        path = base / home(where.rpartition("@")[0])
-    if kind not in ("npz", "list", "folder") or not os.path.exists(path):
+    if kind not in ("npz", "list", "folder"):
         return None
-    found = path.stat()
-    return [found.st_mtime_ns, found.st_size]
+    path = place.under(root, where)
+    if kind == "list" and not place.kind(path):  # FILE@FOLDER
+        path = place.under(root, where.rpartition("@")[0])
+    return place.stamp(path)

@@ -1,10 +1,10 @@
 """What a run's threshold rests on: scores of in-distribution images that nothing was fitted on."""
 
 import json
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from ood_jax.atomic import replaced
@@ -27,7 +27,7 @@ class Calibration(NamedTuple):
     config: ConfigDict
 
 
-def write(calibration: Calibration, path: Path) -> None:
+def write(calibration: Calibration, path: epath.PathLike) -> None:
     """Writes W/calibration.json, whole or not at all.
 
     Raises:
@@ -47,7 +47,7 @@ def write(calibration: Calibration, path: Path) -> None:
         fresh.write_text(json.dumps(held) + "\n", encoding="utf-8")
 
 
-def read(path: Path) -> Calibration | None:
+def read(path: epath.PathLike) -> Calibration | None:
     """What `write` wrote; None = there is no such file, or none of this schema."""
     try:
         held = read_json(path)

@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 
 from ood_jax import intact
 from ood_jax.config import INCIDENTAL, complete, flat, from_json, to_json
+from ood_jax.place import absolute, is_remote, kind, place, told
 from ood_jax.types import PyTree, TrainState
-from ood_jax.untrusted import MISSHAPEN, parse_json
+from ood_jax.untrusted import MISSHAPEN, read_json
 
 # What may differ between the run that wrote a checkpoint and the one that goes on from it.
 FREE_KEYS = (*INCIDENTAL, "score.")
@@ -40,26 +41,24 @@ class Checkpoints:
 
     Raises:
       ValueError: the workdir cannot be written, or has checkpoints and none is whole.
+      OSError: object storage does not answer.
     """
 
     def __init__(self, workdir: str, *, keep_last: int, keep_every: int = 0):
         # orbax speaks of every save and cleaning at INFO and WARNING.
         logging.getLogger("absl").setLevel(logging.ERROR)
-        intact.set_aside(_folder(workdir))
+        folder = _folder(workdir)
+        intact.set_aside(folder)
         self._saving = 0
-        self._manager = ocp.CheckpointManager(
-            _folder(workdir),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep_last,
-                keep_period=keep_every or None,
-                enable_async_checkpointing=True,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
-            ),
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "config": ocp.JsonCheckpointHandler(),
-            },
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep_last,
+            keep_period=keep_every or None,
+            enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
+        handlers = {"state": ocp.StandardCheckpointHandler(), "config": ocp.JsonCheckpointHandler()}
+        with told(folder):
+            self._manager = ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
     def latest_step(self) -> int | None:
         """The newest step there is; None = none."""
@@ -87,7 +86,9 @@ class Checkpoints:
     def _seal(self) -> None:
         """Called by orbax when all files are written, before the folder gets its name."""
         folder = self._manager.directory
-        fresh = next(iter(folder.glob(f"{self._saving}.*")), folder / str(self._saving))
+        fresh = folder / str(self._saving)
+        if not is_remote(folder):  # where orbax writes under the final name, then a mark
+            fresh = next(iter(folder.glob(f"{self._saving}.*")), fresh)
         intact.seal(fresh)
 
     def config(self) -> ConfigDict:
@@ -102,12 +103,12 @@ class Checkpoints:
         """
         step = self._manager.latest_step()
         assert step is not None
-        _check_arrays(
-            _item_metadata(self._manager, step), abstract, self._manager.directory / str(step)
-        )
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        )
+        folder = self._manager.directory
+        _check_arrays(_item_metadata(self._manager, step), abstract, folder / str(step))
+        with told(folder):
+            restored = self._manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+            )
         return restored["state"]
 
     def close(self) -> None:
@@ -124,7 +125,8 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         """tensorstore calls a full disk a ValueError, among others; here all are OSErrors."""
         try:
-            yield
+            with told(self._manager.directory):
+                yield
         except (ValueError, OSError) as error:
             raise OSError(f"{self._manager.directory} cannot be written ({error})") from error
 
@@ -157,11 +159,11 @@ def stages_in(workdir: str) -> dict[str, Any]:
     Raises:
       ValueError: its config.json is no JSON.
     """
-    path = epath.Path(workdir).expanduser() / "config.json"
-    if not path.exists():
+    path = place(workdir) / "config.json"
+    if not kind(path):
         return {}
     try:
-        whole = parse_json(path.read_text())
+        whole = read_json(path)
         return {stage: whole[stage] for stage in whole.get("stages", ())}
     except MISSHAPEN:
         raise ValueError(f"{path} is no config that ood_jax has written") from None
@@ -209,24 +211,30 @@ def _reader(workdir: str) -> ocp.CheckpointManager:
     """Of the last stage's checkpoints, of which there is one or more."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     if stages := stages_in(workdir):
-        workdir = str(epath.Path(workdir) / list(stages)[-1])
-    if not _folder(workdir).is_dir():
+        workdir = str(place(workdir) / list(stages)[-1])
+    folder = _folder(workdir)
+    if kind(folder) != "folder":
         raise ValueError(f"no checkpoint in {workdir}: train first, or name another --workdir")
-    manager = ocp.CheckpointManager(
-        _folder(workdir),
-        options=ocp.CheckpointManagerOptions(read_only=True),
-        item_handlers={
-            "state": ocp.PyTreeCheckpointHandler(),
-            "config": ocp.JsonCheckpointHandler(),
-        },
-    )
+    handlers = {"state": ocp.PyTreeCheckpointHandler(), "config": ocp.JsonCheckpointHandler()}
+    with told(folder):
+        manager = ocp.CheckpointManager(
+            folder,
+            options=ocp.CheckpointManagerOptions(read_only=True),
+            item_handlers=handlers,
+        )
     if not manager.all_steps():
         raise ValueError(f"no checkpoint in {workdir}: train first, or name another --workdir")
     return manager
 
 
 def _folder(workdir: str) -> epath.Path:
-    return epath.Path(workdir).expanduser().resolve() / "checkpoints"
+    """Raises ValueError: orbax writes no checkpoints there."""
+    if workdir.startswith("s3://"):
+        raise ValueError(
+            f"{workdir}: checkpoints are written to gs:// and to disks; mount an s3:// bucket, or"
+            " copy its checkpoints to a disk"
+        )
+    return absolute(place(workdir)) / "checkpoints"
 
 
 def _check_arrays(saved: PyTree, abstract: PyTree, place: epath.Path) -> None:
@@ -254,12 +262,14 @@ def _plain(config: ConfigDict) -> dict[str, Any]:
 
 
 def _read_config(manager: ocp.CheckpointManager, step: int | None) -> ConfigDict:
-    read = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))
+    with told(manager.directory):
+        read = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))
     return from_json(json.dumps(read["config"]))
 
 
 def _item_metadata(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    return manager.item_metadata(step)["state"].tree
+    with told(manager.directory):
+        return manager.item_metadata(step)["state"].tree
 
 
 def _restore_part(manager: ocp.CheckpointManager, step: int, wanted: PyTree) -> PyTree:
@@ -267,14 +277,11 @@ def _restore_part(manager: ocp.CheckpointManager, step: int, wanted: PyTree) -> 
     abstract = jax.tree.map(
         lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), wanted
     )
-    restored = manager.restore(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.PyTreeRestore(
-                abstract,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-                partial_restore=True,
-            )
-        ),
+    wanted_state = ocp.args.PyTreeRestore(
+        abstract,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+        partial_restore=True,
     )
+    with told(manager.directory):
+        restored = manager.restore(step, args=ocp.args.Composite(state=wanted_state))
     return jax.device_get(restored["state"])

@@ -18,7 +18,6 @@ import difflib
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +25,8 @@ import numpy as np
 from ood_jax import command, cpu
 
 if TYPE_CHECKING:  # jax and what needs it are imported where used: --help does not wait
+    from etils import epath
+
     from ood_jax.clp_results import PerImage
     from ood_jax.data.source import Source
     from ood_jax.ensemble import Judged
@@ -45,9 +46,10 @@ def measure(workdir: str, *, inside: str | None = None, out: str | None = None) 
     """
     from ood_jax import clp_results, ensemble
     from ood_jax.atomic import check_writable
+    from ood_jax.place import kind, place
 
-    folder = Path(workdir if out is None else out).expanduser()
-    if folder.is_file():
+    folder = place(workdir if out is None else out)
+    if kind(folder) == "file":
         raise ValueError(f"--out={out} is a file: name a folder")
     members = ensemble.members(workdir)
     test = ensemble.open_union(members[0])
@@ -73,7 +75,11 @@ def _known(inside: str | None, names: list[str]) -> str:
 
 
 def _write(
-    found: dict[str, Any], test: "Source", judged: "Judged", per_image: "PerImage", folder: Path
+    found: dict[str, Any],
+    test: "Source",
+    judged: "Judged",
+    per_image: "PerImage",
+    folder: "epath.Path",
 ) -> None:
     """Everything, the JSON last: where it is, the rest is there too."""
     from pyarrow import parquet

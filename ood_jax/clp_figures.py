@@ -2,10 +2,10 @@
 
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from etils import epath
 
 from ood_jax import plots
 from ood_jax.atomic import replaced
@@ -19,7 +19,7 @@ LEAF = 11.0  # points from one leaf to the next
 NAME = 30  # longest name of a leaf, characters
 
 
-def write(found: dict[str, Any], arrays: dict[str, np.ndarray], folder: Path) -> None:
+def write(found: dict[str, Any], arrays: dict[str, np.ndarray], folder: epath.Path) -> None:
     """FOLDER/clp_confusion and FOLDER/clp_dendrogram, each as .svg and .png.
 
     found: what clp.json holds. arrays: what clp.npz holds.
@@ -133,7 +133,7 @@ def tree(linkage: np.ndarray, sets: list[int]) -> tuple[np.ndarray, list[int], n
     return np.array(lines), owners, leaves
 
 
-def _save(draw: Callable[["Axes"], None], path: Path, size: tuple[float, float]) -> None:
+def _save(draw: Callable[["Axes"], None], path: epath.Path, size: tuple[float, float]) -> None:
     """PATH.svg, whose ink is the page's, and PATH.png; size: points, width and height."""
     import matplotlib
     from matplotlib.figure import Figure

@@ -1,6 +1,6 @@
 """A trained run as a detector: one's own images in, scores and verdicts out."""
 
-from pathlib import Path
+import os
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ from ood_jax.checkpoint import Restored, restore_for_scoring
 from ood_jax.data.decode import DAMAGED, as_rgb, fit, pillow_rgb, read_file
 from ood_jax.data.source import Source
 from ood_jax.features import Extracted
+from ood_jax.place import place
 from ood_jax.plan import CALIBRATION, TRAIN, check_model, fitted_sets, scoring_mesh
 from ood_jax.results import places
 from ood_jax.scorers import knn
@@ -152,7 +153,7 @@ def load(workdir: str, *, scorer: str | None = None, step: int | None = None) ->
     if scorer is not None and (scorer == scorers.ALL or "," in scorer):
         raise ValueError(f"scorer {scorer!r}: verdicts come from one score, name one")
     restored = restore_for_scoring(workdir, step)
-    folder = Path(workdir).expanduser()
+    folder = place(workdir)
     held = calibration.read(places(folder / "results.json")["calibration"])
     config = restored.config if held is None or held.step != restored.step else held.config
     name = scorer or scorers.expand(tuple(config.score.scorers))[0]
@@ -194,7 +195,7 @@ def _open(config: ConfigDict) -> dict[str, Source] | None:
 
 
 def _check_several(images: Any) -> None:
-    if isinstance(images, str | Path) or not hasattr(images, "__len__"):
+    if isinstance(images, str | os.PathLike) or not hasattr(images, "__len__"):
         kind = type(images).__name__
         raise ValueError(f"a {kind} is not several images: give [image], a list or an array")
     if len(images) == 0:
@@ -206,8 +207,8 @@ def _check_several(images: Any) -> None:
 
 def _rgb(image: Any, name: str) -> np.ndarray:
     """One image of any kind that `Detector.score` takes -> uint8 [H, W, 3]."""
-    if isinstance(image, str | Path):
-        return read_file(Path(image))
+    if isinstance(image, str | os.PathLike):
+        return read_file(place(image))
     if not isinstance(image, np.ndarray | jax.Array):
         if not hasattr(image, "convert"):
             raise ValueError(

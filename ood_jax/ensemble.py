@@ -1,26 +1,27 @@
 """Classifiers that differ in nothing but their seed: found under one folder, checked, averaged."""
 
 import itertools
-import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 
 from ood_jax import confusion, features, kept, models, plan
+from ood_jax.atomic import check_writable
 from ood_jax.checkpoint import FREE_KEYS, Restored, restore_for_scoring, stages_in
 from ood_jax.config import flat
 from ood_jax.data.source import Source
 from ood_jax.data.sources import open_source
+from ood_jax.place import holding, kind, names, place
 
 
 class Member(NamedTuple):
     """One trained classifier."""
 
-    workdir: Path
+    workdir: epath.Path
     restored: Restored
 
     @property
@@ -49,8 +50,8 @@ def members(root: str) -> tuple[Member, ...]:
         number of them (checkpoint.FREE_KEYS), a seed twice, or none that is trained to its end.
     """
     found = []
-    for workdir in _workdirs(Path(root).expanduser()):
-        if any(folder.name.isdecimal() for folder in (workdir / "checkpoints").iterdir()):
+    for workdir in _workdirs(place(root)):
+        if any(name.isdecimal() for name in names(workdir / "checkpoints")):
             found.append(Member(workdir, restore_for_scoring(str(workdir))))
         else:
             _leave_out(workdir, "it has no checkpoint yet")
@@ -77,18 +78,18 @@ def members(root: str) -> tuple[Member, ...]:
     return tuple(finished)
 
 
-def _workdirs(root: Path) -> list[Path]:
-    if not root.is_dir():
+def _workdirs(root: epath.Path) -> list[epath.Path]:
+    if kind(root) != "folder":
         raise ValueError(f"--workdir={root} is no folder: give the --workdir of the sweep")
     if stages := stages_in(str(root)):
         raise ValueError(
             f"--workdir={root} is a run of the stages {', '.join(stages)}, not a sweep of"
             " classifiers: see configs/clp.py"
         )
-    return sorted(path.parent for path in root.rglob("checkpoints") if path.is_dir())
+    return holding(root, "checkpoints")
 
 
-def _leave_out(workdir: Path, reason: str) -> None:
+def _leave_out(workdir: epath.Path, reason: str) -> None:
     print(f"warning: {workdir} is left out: {reason}", file=sys.stderr, flush=True)
 
 
@@ -224,6 +225,15 @@ def _extracted(member: Member, test: Source) -> features.Extracted:
         restored.params,
         restored.stats,
         ("logits",),
-        folder=workdir / "features" if os.access(workdir, os.W_OK) else None,
+        folder=_features(workdir),
     )
     return kept.extract(network, {plan.TEST: test})[plan.TEST]
+
+
+def _features(workdir: epath.Path) -> epath.Path | None:
+    """W/features; None where W cannot be written, as in another user's run."""
+    try:
+        check_writable(workdir)
+    except ValueError:
+        return None
+    return workdir / "features"

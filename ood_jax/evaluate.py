@@ -1,10 +1,10 @@
 """From a checkpoint and opened sets to scores and metrics; score.py writes them down."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from ood_jax import examples, in_distribution, kept, metrics, scorers, tuning
@@ -54,7 +54,12 @@ class Judged(NamedTuple):
 
 
 def evaluate(
-    plan: Plan, config: ConfigDict, restored: Restored, folder: Path | None, *, tune: bool = False
+    plan: Plan,
+    config: ConfigDict,
+    restored: Restored,
+    folder: epath.Path | None,
+    *,
+    tune: bool = False,
 ) -> Evaluation:
     """Extracts, fits and scores: the checkpoint first, then the baselines that the config names.
 
@@ -105,7 +110,7 @@ def evaluate(
 
 
 def _network(
-    plan: Plan, config: ConfigDict, restored: Restored, folder: Path | None
+    plan: Plan, config: ConfigDict, restored: Restored, folder: epath.Path | None
 ) -> kept.Network:
     extras = {s.extra.name: s.extra for s in plan.scorers.values() if s.extra is not None}
     return kept.Network(

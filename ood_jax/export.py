@@ -8,10 +8,10 @@ calibrated threshold are inside.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from jax import export as jax_export
 
 from ood_jax.atomic import replaced
@@ -22,7 +22,7 @@ from ood_jax.types import Array
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export(detector: Detector, path: Path, platforms: tuple[str, ...] = PLATFORMS) -> int:
+def export(detector: Detector, path: epath.PathLike, platforms: tuple[str, ...] = PLATFORMS) -> int:
     """Writes the detector to `path`; returns the bytes written.
 
     Raises:

@@ -5,11 +5,13 @@ import math
 import statistics
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from etils import epath
 
 from ood_jax import ranks
 from ood_jax.atomic import replaced
+from ood_jax.place import place
 from ood_jax.runs import Run, finished
 
 DEVIATION = "sample standard deviation over seeds (divisor n - 1)"
@@ -30,7 +32,7 @@ def gather(runs: Sequence[Run]) -> dict[str, Any]:
     listed: list[dict[str, Any]] = []
     variants: dict[str, dict[str, Any]] = {}
     by_variant: dict[str, list[tuple[int, dict[str, Any]]]] = {}
-    workdirs: dict[str, dict[int, Path]] = {}
+    workdirs: dict[str, dict[int, epath.Path]] = {}
     for run in runs:
         found = finished(run)
         listed.append(
@@ -216,7 +218,7 @@ def show(shown: Iterable[Table]) -> None:
             console.print(screen)
 
 
-def write(gathered: dict[str, Any], text: str, root: str | Path, name: str) -> Path:
+def write(gathered: dict[str, Any], text: str, root: epath.PathLike, name: str) -> epath.Path:
     """ROOT/NAME.json with `gathered`, ROOT/NAME.md with `text` -> the former.
 
     A kill leaves the old files or the new.
@@ -226,6 +228,6 @@ def write(gathered: dict[str, Any], text: str, root: str | Path, name: str) -> P
     """
     texts = {".json": json.dumps(gathered, indent=1, allow_nan=False) + "\n", ".md": text}
     for ending, content in texts.items():
-        with replaced(Path(root) / (name + ending)) as fresh:
+        with replaced(place(root) / (name + ending)) as fresh:
             fresh.write_text(content, encoding="utf-8")
-    return Path(root) / f"{name}.json"
+    return place(root) / f"{name}.json"

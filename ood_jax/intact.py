@@ -7,7 +7,7 @@ On object storage it has the bytes alone: such stores check what they hold thems
 import json
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -15,6 +15,8 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.utils import checkpoint_steps
+
+from ood_jax.place import is_remote, kind, sizes, told
 
 SEAL = "seal.json"
 PARTS = ("config", "state")  # folders that are sealed; files beside them are orbax's own notes
@@ -36,26 +38,41 @@ def seal(folder: epath.Path) -> None:
     Raises:
       OSError: one cannot be read, or the seal not be written.
     """
-    names = sorted(name for part in PARTS for name in _files(folder / part, f"{part}/"))
-    facts = {name: _facts(folder / name) for name in names}
-    (folder / SEAL).write_text(json.dumps(facts))
+    found = sorted((name, size) for name, size in sizes(folder).items() if _sealed(name))
+    facts = {name: _facts(folder / name, size) for name, size in found}
+    with told(folder):
+        (folder / SEAL).write_text(json.dumps(facts))
+
+
+def _sealed(name: str) -> bool:
+    return name.startswith(tuple(f"{part}/" for part in PARTS))
 
 
 def fault(folder: epath.Path) -> str:
     """What is wrong with the checkpoint in `folder`; "" = nothing.
 
     Raises:
-      PermissionError: it may not be read.
+      PermissionError: it may not be read. OSError: object storage does not answer.
     """
     try:
-        if not (folder / SEAL).exists():
+        found = sizes(folder)
+        if SEAL not in found:
             return _unsealed(folder)
-        sealed = json.loads((folder / SEAL).read_text())
-        return next(filter(None, (_differs(folder, *one) for one in sealed.items())), "")
-    except PermissionError:
-        raise
+        with told(folder / SEAL):
+            text = (folder / SEAL).read_text()
+        sealed = json.loads(text)
+        faults = (_differs(folder, name, facts, found) for name, facts in sealed.items())
+        return next(filter(None, faults), "")
     except _BROKEN as error:
+        _reraise_passing(error, folder)
         return f"{SEAL}: {error}"
+
+
+def _reraise_passing(error: Exception, folder: epath.Path) -> None:
+    """What says nothing of the files: they may not be read, or their storage does not answer."""
+    lost = isinstance(error, FileNotFoundError) or not isinstance(error, OSError)
+    if isinstance(error, PermissionError) or (is_remote(folder) and not lost):
+        raise error
 
 
 def newest_whole(folder: epath.Path, steps: Sequence[int]) -> Newest:
@@ -108,20 +125,28 @@ def set_aside(folder: epath.Path) -> None:
     Raises:
       ValueError: there are checkpoints, and none is whole.
     """
-    steps = checkpoint_steps(folder) if folder.is_dir() else []
+    with told(folder):
+        steps = checkpoint_steps(folder) if kind(folder) else []
     if not steps:
         return
     kept = newest(folder, steps)
     if jax.process_index() == 0:
         for step in steps:
             if step > kept:
-                aside = folder.parent / "corrupt" / str(step)
-                aside.parent.mkdir(exist_ok=True)
-                if aside.exists():
-                    aside.rmtree()
-                (folder / str(step)).rename(aside)
+                with told(folder):
+                    _move(folder / str(step), folder.parent / "corrupt" / str(step))
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("corrupt checkpoints are set aside")
+
+
+def _move(folder: epath.Path, aside: epath.Path) -> None:
+    """Moves a folder, in place of what is there."""
+    aside.parent.mkdir(exist_ok=True)
+    if is_remote(aside):  # which has folders only where something is in them
+        (aside.parent / ".folder").touch()
+    if aside.exists():
+        aside.rmtree()
+    folder.rename(aside)
 
 
 def _said(faults: dict[int, str]) -> str:
@@ -129,34 +154,24 @@ def _said(faults: dict[int, str]) -> str:
     return ", ".join(f"step {step} ({' '.join(why.split())})" for step, why in faults.items())
 
 
-def _differs(folder: epath.Path, name: str, sealed: list[int]) -> str:
-    path = folder / name
-    if not path.exists():
+def _differs(folder: epath.Path, name: str, sealed: list[int], found: dict[str, int]) -> str:
+    if name not in found:
         return f"{name} is missing"
-    if path.stat().length != sealed[0]:
-        return f"{name} has {path.stat().length:,} bytes of {sealed[0]:,}"
-    return "" if _facts(path) == sealed else f"{name} has other bytes than were written"
+    if found[name] != sealed[0]:
+        return f"{name} has {found[name]:,} bytes of {sealed[0]:,}"
+    same = _facts(folder / name, found[name]) == sealed
+    return "" if same else f"{name} has other bytes than were written"
 
 
-def _facts(path: epath.Path) -> list[int]:
+def _facts(path: epath.Path, size: int) -> list[int]:
     """[bytes], and on a local disk [bytes, CRC-32]."""
-    if "://" in str(path):
-        return [path.stat().length]
+    if is_remote(path):
+        return [size]
     length = check = 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             length, check = length + len(chunk), zlib.crc32(chunk, check)
     return [length, check]
-
-
-def _files(folder: epath.Path, prefix: str) -> Iterator[str]:
-    """`prefix` and the names of all files below `folder`."""
-    for path in folder.iterdir():
-        name = f"{prefix}{path.name}"
-        if path.is_dir():
-            yield from _files(path, f"{name}/")
-        else:
-            yield name
 
 
 def _unsealed(folder: epath.Path) -> str:
@@ -167,17 +182,18 @@ def _unsealed(folder: epath.Path) -> str:
     import tensorstore
 
     try:
-        json.loads((folder / "config" / "metadata").read_text())
-        json.loads((folder / "state" / "_METADATA").read_text())
-        place = str(folder / "state")
-        base = place if "://" in place else f"file://{place}"
+        for name in ("config/metadata", "state/_METADATA"):
+            with told(folder):
+                text = (folder / name).read_text()
+            json.loads(text)
+        state = str(folder / "state")
+        base = state if is_remote(state) else f"file://{state}"
         store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"{base}/"}).result()
         names = store.list().result()
         # What lay in a file that is gone reads as nothing, without an error.
         lost = [name for name in names if not store.read(name).result().value]
-    except PermissionError:
-        raise
     except _BROKEN as error:
+        _reraise_passing(error, folder)
         return f"no {SEAL}, and {error}"
     if lost or not names:
         return f"no {SEAL}, and {lost[0].decode() if lost else 'every array'} is lost"

@@ -1,10 +1,10 @@
 """Features of sets under one network, kept in W/features/ for the next time."""
 
 import json
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -32,7 +32,7 @@ class Network(NamedTuple):
     fields: tuple[str, ...]
     extras: tuple[Extra, ...] = ()
     suffix: str = ""
-    folder: Path | None = None
+    folder: epath.Path | None = None
 
 
 def extract(network: Network, sets: dict[str, Source]) -> dict[str, Extracted]:
@@ -77,7 +77,7 @@ def stored(network: Network, name: str) -> Extracted | None:
     return features.with_last_layer(features.unpack(held), network.net, network.params)
 
 
-def _path(network: Network, name: str) -> Path | None:
+def _path(network: Network, name: str) -> epath.Path | None:
     return None if network.folder is None else network.folder / f"{name}{network.suffix}.npz"
 
 

@@ -13,11 +13,13 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
+
+from ood_jax.place import is_remote, place
 
 FILE = ".lock"
 
@@ -29,12 +31,12 @@ def locked(workdir: str) -> Iterator[None]:
     Raises:
       ValueError: another run holds it, naming its host, process and since when.
     """
-    if "://" in workdir:
+    if is_remote(workdir):
         yield
         return
     handle, holder = None, ""
     if jax.process_index() == 0:
-        handle, holder = _take(Path(workdir) / FILE)
+        handle, holder = _take(place(workdir) / FILE)
     refused = handle is None
     if jax.process_count() > 1:  # the first process has the lock for all, or none goes on
         refused = bool(multihost_utils.broadcast_one_to_all(np.array(refused, np.int32)))
@@ -51,7 +53,7 @@ def locked(workdir: str) -> Iterator[None]:
             os.close(handle)
 
 
-def _take(path: Path) -> tuple[int | None, str]:
+def _take(path: epath.Path) -> tuple[int | None, str]:
     """(the open file that holds the lock, ""), or (None, who holds it)."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)  # not inherited by workers
     try:
@@ -71,7 +73,7 @@ def _take(path: Path) -> tuple[int | None, str]:
     return handle, ""
 
 
-def _holder(path: Path) -> str:
+def _holder(path: epath.Path) -> str:
     try:
         found = json.loads(path.read_text())
         return f"process {found['pid']} on {found['host']} since {found['since']}"

@@ -3,15 +3,19 @@
 import json
 import math
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from etils import epath
+
+from ood_jax.place import is_remote, kind, make_folder, place, send
 from ood_jax.untrusted import TEXT_BYTES, parse_json, read_bytes
 
 FILE = "metrics.jsonl"
+SEND_EVERY = 30.0  # seconds, at the least, between two copies to object storage
 _RESERVED = ("step", "time", "nonfinite")
 _NONFINITE = ("nan", "inf", "-inf")
 
@@ -21,11 +25,12 @@ class MetricLog:
 
     A line is {"step", "time" (seconds since 1970), NAME: value, ...}. JSON has no NaN: such a value
     is null, and "nonfinite" says {NAME: "nan" | "inf" | "-inf"}. A line is on its way to the disk
-    when `write` returns, so that a killed run loses none.
+    when `write` returns, so that a killed run loses none. Object storage cannot append: there the
+    files are kept on disk and copied whole, every now and then and by `send`.
     """
 
     def __init__(
-        self, workdir: str | Path, *, enabled: bool = True, resume_step: int | None = None
+        self, workdir: epath.PathLike, *, enabled: bool = True, resume_step: int | None = None
     ) -> None:
         """enabled: False = writes nothing, for processes other than the first.
 
@@ -37,9 +42,16 @@ class MetricLog:
             return
         from tensorboardX import SummaryWriter  # here: scoring reads logs without it
 
-        folder = Path(workdir)
-        folder.mkdir(parents=True, exist_ok=True)
+        self._workdir = folder = place(workdir)
+        self._copied, self._sent, self._wait = None, time.monotonic(), SEND_EVERY
+        if is_remote(folder):
+            self._copied = tempfile.TemporaryDirectory()
+            folder = epath.Path(self._copied.name)
+            if kind(self._workdir / FILE):
+                (folder / FILE).write_bytes(read_bytes(self._workdir / FILE, TEXT_BYTES))
+        make_folder(folder)
         _drop_after(folder / FILE, math.inf if resume_step is None else resume_step)
+        self._folder = folder
         self._file = open(folder / FILE, "a", encoding="utf-8")  # noqa: SIM115, until close()
         self._board = SummaryWriter(
             str(folder / "tensorboard"),
@@ -51,6 +63,7 @@ class MetricLog:
 
         Raises:
           ValueError: a metric is called step, time or nonfinite.
+          OSError: the disk is full, or object storage does not take the files.
         """
         if not self.enabled:
             return
@@ -65,13 +78,41 @@ class MetricLog:
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, int(step))
+        if time.monotonic() - self._sent >= self._wait:
+            self.send()
+
+    def send(self) -> None:
+        """Copies the files to object storage, where the workdir lies there.
+
+        Raises:
+          OSError: it does not take them.
+        """
+        if not self.enabled or self._copied is None:
+            return
+        begin = time.monotonic()
+        self._board.flush()
+        self._copy()
+        self._sent = time.monotonic()
+        self._wait = max(SEND_EVERY, 20 * (self._sent - begin))  # a long log: at most 5 % of a run
+
+    def _copy(self) -> None:
+        for file in (FILE, *(f"tensorboard/{n}" for n in os.listdir(self._folder / "tensorboard"))):
+            send(self._folder / file, self._workdir / file)
 
     def close(self) -> None:
-        """Everything is on disk; calling it again does nothing."""
-        if self.enabled:
-            self.enabled = False
-            self._file.close()
-            self._board.close()
+        """Everything is on disk, or on object storage; calling it again does nothing.
+
+        Raises:
+          OSError: object storage does not take the files.
+        """
+        if not self.enabled:
+            return
+        self.enabled = False
+        self._file.close()
+        self._board.close()
+        if self._copied is not None:
+            with self._copied:
+                self._copy()
 
     def __enter__(self) -> Self:
         return self
@@ -85,7 +126,7 @@ class MetricLog:
         self.close()
 
 
-def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
+def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
     """The lines of WORKDIR/metrics.jsonl in order, NaN and infinity as floats; [] = no such file.
 
     A torn last line, of a run that was killed or is writing now, is left out.
@@ -94,15 +135,15 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
       ValueError: another line is none of `MetricLog`'s.
     """
     rows = []
-    for _, row in _lines(Path(workdir) / FILE):
+    for _, row in _lines(place(workdir) / FILE):
         row |= {name: float(text) for name, text in row.pop("nonfinite", {}).items()}
         rows.append(row)
     return rows
 
 
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _lines(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(text, parsed) of each whole line."""
-    if not path.is_file():
+    if kind(path) != "file":
         return
     *whole, _ = read_bytes(path, TEXT_BYTES).decode("utf-8", errors="replace").split("\n")
     for number, text in enumerate(whole, 1):
@@ -122,9 +163,9 @@ def _whole(row: Any) -> bool:
     return named and type(row.get("step")) is int
 
 
-def _drop_after(path: Path, step: float) -> None:
+def _drop_after(path: epath.Path, step: float) -> None:
     """Rewrites the log without torn lines and steps > `step`; a kill leaves the old or the new."""
-    if not path.is_file():
+    if kind(path) != "file":
         return
     kept = "".join(text + "\n" for text, row in _lines(path) if row["step"] <= step)
     fresh = path.with_name(f"{path.name}.tmp")

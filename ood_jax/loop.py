@@ -6,19 +6,21 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 
 from ood_jax import features, in_distribution, sharding
+from ood_jax.atomic import replaced
 from ood_jax.checkpoint import Checkpoints, check_same_run
 from ood_jax.config import to_json
 from ood_jax.data.pipeline import train_batches
 from ood_jax.data.waited import in_time
 from ood_jax.logs import MetricLog
+from ood_jax.place import make_folder, place, reason, remove, told
 from ood_jax.progress import Progress
 from ood_jax.train import Metrics, Run, abstract_state, init_state, jitted_step, open_test
 from ood_jax.types import TrainState
@@ -48,17 +50,33 @@ def train(run: Run, workdir: str, label: str = "train") -> TrainState:
       ValueError: the workdir cannot be written, or holds another run.
       Diverged: a loss or gradient that is no number; the last good checkpoint is kept.
       Interrupted: SIGINT or SIGTERM, of several processes to any; the state is saved first.
-      OSError: a disk that is full or gone.
+      OSError: a disk that is full or gone, or object storage that does not answer.
     """
-    config = run.config
+    config, total = run.config, run.config.train.steps
     checkpoints = open_workdir(run, workdir)
     state, start = _start(run, checkpoints)
-    total = config.train.steps
-    if start >= total:
-        checkpoints.save(state, config)  # of a run without steps; else it is there
-        checkpoints.close()
-        return state
-    batches = train_batches(
+    first = jax.process_index() == 0
+    with _caught_signals() as caught:  # until the last save is done
+        try:
+            if start >= total:
+                checkpoints.save(state, config)  # of a run without steps; else it is there
+            else:
+                watched = in_time(_batches(run, start), config.data.timeout)
+                with (
+                    MetricLog(workdir, enabled=first, resume_step=start) as log,
+                    Progress(total, unit="steps", label=label, start=start, enabled=first) as bar,
+                ):
+                    state = _steps(run, state, watched, checkpoints, log, bar, caught)
+        finally:
+            checkpoints.close()
+    if caught:
+        raise Interrupted(caught[0], total)
+    return state
+
+
+def _batches(run: Run, start: int) -> Iterator[dict[str, Any]]:
+    config = run.config
+    return train_batches(
         run.train,
         run.auxiliary,
         batch=config.train.batch,
@@ -71,18 +89,6 @@ def train(run: Run, workdir: str, label: str = "train") -> TrainState:
         workers=config.data.workers,
         memory=config.data.memory,
     )
-    first = jax.process_index() == 0
-    try:
-        with (
-            MetricLog(workdir, enabled=first, resume_step=start) as log,
-            Progress(total, unit="steps", label=label, start=start, enabled=first) as bar,
-            _caught_signals() as caught,
-        ):
-            watched = in_time(batches, config.data.timeout)
-            state = _steps(run, state, watched, checkpoints, log, bar, caught)
-    finally:
-        checkpoints.close()
-    return state
 
 
 def open_workdir(run: Run, workdir: str) -> Checkpoints:
@@ -97,24 +103,26 @@ def open_workdir(run: Run, workdir: str) -> Checkpoints:
     if checkpoints.latest_step() is not None:
         check_same_run(checkpoints.config(), run.config, workdir)
     if jax.process_index() == 0:
-        (folder / "config.json").write_text(to_json(run.config) + "\n")
+        with replaced(folder / "config.json") as fresh:
+            fresh.write_text(to_json(run.config) + "\n")
     return checkpoints
 
 
-def make_workdir(workdir: str) -> Path:
+def make_workdir(workdir: str) -> epath.Path:
     """Makes the folder if need be.
 
     Raises:
       ValueError: it cannot be written.
     """
-    folder = Path(workdir)
+    folder = place(workdir)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink(missing_ok=True)  # another process may have been first
+        make_folder(folder)
+        with told(folder):
+            (folder / ".writable").touch()
+        remove(folder / ".writable")  # another process may have been first
     except OSError as error:
         raise ValueError(
-            f"--workdir={workdir} cannot be written ({error.strerror}): name a folder that can"
+            f"--workdir={workdir} cannot be written ({reason(error)}): name a folder that can"
         ) from None
     return folder
 
@@ -156,6 +164,7 @@ def _steps(
             shown = interval.close(done, judged)
         bar.update(1, **shown)
         if save:
+            log.send()  # a checkpoint is never ahead of the log
             checkpoints.save(state, config)
         if stop:
             raise Interrupted(stop, done)
@@ -250,16 +259,18 @@ class _Interval:
 def _caught_signals() -> Iterator[list[int]]:
     """A list that SIGINT and SIGTERM append their number to, while the context lasts.
 
-    Of several processes SIGTERM is left to JAX's preemption service, which a SIGINT is passed to.
+    A second SIGINT, of someone who waits, stops at once; more SIGTERMs, which schedulers and
+    launchers send as they like, do not cut short what is saved after the first. Of several
+    processes SIGTERM is left to JAX's preemption service, which a SIGINT is passed to.
     """
     caught: list[int] = []
     several = jax.process_count() > 1
 
     def catch(number: int, _: Any) -> None:
-        if caught:  # a second one does not wait for the step
+        if number == signal.SIGINT and number in caught:
             raise KeyboardInterrupt
         caught.append(number)
-        if several:
+        if several:  # so that all processes hear of it
             os.kill(os.getpid(), signal.SIGTERM)
 
     numbers = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)

@@ -40,11 +40,6 @@ def main(argv: list[str]) -> int:
             raise ValueError(
                 f"unknown argument {strangers[0]!r}; config keys are --config.KEY=VALUE"
             )
-        if "://" in (arguments.workdir or ""):
-            raise ValueError(
-                f"--workdir={arguments.workdir}: runs are written to folders, not to object"
-                " storage; use a file system that all processes share, or mount the bucket"
-            )
         config = load(rest)
         return _run(config, arguments)
     except ValueError as error:

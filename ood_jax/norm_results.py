@@ -2,9 +2,9 @@
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from ood_jax.cache import digest, stamp
@@ -47,7 +47,9 @@ def header(
     }
 
 
-def earlier(path: Path, wanted: dict[str, Any], workdir: str, steps: list[int]) -> dict[str, Any]:
+def earlier(
+    path: epath.PathLike, wanted: dict[str, Any], workdir: str, steps: list[int]
+) -> dict[str, Any]:
     """The steps of an earlier measurement that is still good; {} = there is none.
 
     Among them those whose checkpoints the run has since deleted.

@@ -16,7 +16,6 @@ stages the last one is measured.
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
@@ -59,6 +58,7 @@ def measure(
     from ood_jax import plan as plans
     from ood_jax.atomic import check_writable
     from ood_jax.checkpoint import restore_for_scoring, saved_steps
+    from ood_jax.place import place
     from ood_jax.scorers.views import random_views
 
     _check_numbers(images, augmentations)
@@ -70,7 +70,7 @@ def measure(
         name: part._replace(source=norm_sets.choose(part.source, images))
         for name, part in norm_sets.parts(config, plan, ood or {}).items()
     }
-    path = Path(workdir).expanduser() / FILE
+    path = place(workdir) / FILE
     check_writable(path.parent)
     drawn = random_views(config.score)._replace(augmentations=augmentations)
     found = norm_results.header(config, parts, images, drawn)
@@ -108,6 +108,7 @@ def _add(
     from ood_jax import norm_results, norm_sets
     from ood_jax.atomic import replaced
     from ood_jax.checkpoint import restore_for_scoring, saved_steps
+    from ood_jax.place import place
     from ood_jax.progress import Progress
 
     todo = [step for step in steps if str(step) not in found["steps"]]
@@ -125,7 +126,7 @@ def _add(
             sets = _of_step(restored, config, plan, parts, drawn, bar)
             found["steps"][str(step)] = {"arrays": norm_results.arrays_of(restored), "sets": sets}
             found["steps"] = dict(sorted(found["steps"].items(), key=lambda one: int(one[0])))
-            with replaced(Path(workdir).expanduser() / FILE) as fresh:
+            with replaced(place(workdir) / FILE) as fresh:
                 fresh.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", "utf-8")
 
 

@@ -5,16 +5,19 @@ entries will be. Here both are held against the file first.
 """
 
 import math
+import os
 import struct
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from etils import epath
+
+from ood_jax import place
 
 # What a compressed archive may unfold to: this much, or so many times the file. Deflate reaches
 # 1,030 times with zeros; photographs stay below 2 and drawings below 10.
@@ -64,30 +67,32 @@ class Arrays:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Arrays]:
-    """The npz at `path`.
+def opened(path: epath.PathLike) -> Iterator[Arrays]:
+    """The npz at `path`; of a remote one a copy on disk, as long as it is open.
 
     Raises:
       OSError: it cannot be opened.
       ValueError: it is none.
     """
-    with open(path, "rb") as raw:
+    with place.local(epath.Path(path)) as near, open(near, "rb") as raw:
         with _reasons():
             archive = zipfile.ZipFile(raw)
         with archive:
-            yield Arrays(archive, path.stat().st_size)
+            yield Arrays(archive, os.fstat(raw.fileno()).st_size)
 
 
-def mapped(path: Path) -> np.ndarray:
-    """The array of an npy, which stays on disk (memory-mapped, read-only).
+def mapped(path: epath.PathLike) -> np.ndarray:
+    """The array of an npy, which stays on disk (memory-mapped, read-only); a remote one as a copy,
+    whose room on the disk is free again when nobody reads the array any more.
 
     Raises:
+      OSError: a remote one cannot be copied.
       ValueError: it cannot be read, or its header says more than the file has.
     """
-    with _reasons():
-        with open(path, "rb") as file:
-            check_header(file, path.stat().st_size)
-        return np.lib.format.open_memmap(path, mode="r")
+    with place.local(epath.Path(path)) as near, _reasons():
+        with open(near, "rb") as file:
+            check_header(file, os.fstat(file.fileno()).st_size)
+        return np.lib.format.open_memmap(os.fspath(near), mode="r")
 
 
 def check_header(file: IO[bytes] | Any, size: int) -> None:

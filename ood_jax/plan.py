@@ -12,8 +12,8 @@ from ood_jax.checkpoint import Restored
 from ood_jax.config import named_sources
 from ood_jax.data.sources import Source, cut, open_source
 from ood_jax.data.union import named
+from ood_jax.place import kind, under
 from ood_jax.types import Net, Scorer
-from ood_jax.untrusted import home
 
 BASELINES = ("pixels", "untrained")
 # In-distribution sets, and the OOD set that hyperparameters are chosen on.
@@ -98,8 +98,8 @@ def fitted_sets(config: ConfigDict) -> dict[str, Source]:
 def _benchmark(config: ConfigDict) -> openood.Benchmark:
     name, root = config.score.benchmark, config.data.root
     found = openood.benchmark(name)
-    lists = home(root) / openood.LISTS
-    if not lists.is_dir():
+    lists = under(root, openood.LISTS)
+    if kind(lists) != "folder":
         raise ValueError(
             f"score.benchmark = {name!r} reads OpenOOD's image lists, but there is no {lists}: set"
             f" data.root, now {root!r}, to OpenOOD's `data` folder"

@@ -3,10 +3,10 @@
 import re
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from etils import epath
 
 from ood_jax import metrics
 from ood_jax.atomic import replaced
@@ -74,7 +74,7 @@ def svg(draw: Callable[["Axes"], None], name: str, size: tuple[float, float] = (
     return text.replace(INK, "currentColor")
 
 
-def write_plots(test: Scores, sets: dict[str, Scores], folder: Path) -> None:
+def write_plots(test: Scores, sets: dict[str, Scores], folder: epath.Path) -> None:
     """FOLDER/<set>_scores.png and FOLDER/<set>_roc.png of every OOD set.
 
     test: of the in-distribution test set, with the same scorers as `sets`.
@@ -141,6 +141,6 @@ def _edges(scores: np.ndarray) -> np.ndarray:
     return np.linspace(low - room, high + room, BINS + 1)
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def _save(figure: "Figure", path: epath.Path) -> None:
     with replaced(path) as fresh:
         figure.savefig(fresh, format="png", dpi=100)

@@ -15,12 +15,13 @@ import argparse
 import csv
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ood_jax import command, cpu
 
 if TYPE_CHECKING:  # jax and what needs it are imported where used: --help does not wait
+    from etils import epath
+
     from ood_jax.data.source import Source
     from ood_jax.detector import Detector
 
@@ -33,7 +34,9 @@ class Counts(NamedTuple):
     unreadable: list[str]
 
 
-def predict(detector: "Detector", source: "Source", out: Path, neighbours: int = 3) -> Counts:
+def predict(
+    detector: "Detector", source: "Source", out: "epath.Path", neighbours: int = 3
+) -> Counts:
     """Writes a CSV line for every image of `source`, batch by batch, and shows how far it is.
 
     Raises:
@@ -109,15 +112,17 @@ def open_images(path: str) -> "Source":
     from ood_jax.data.files import open_file
     from ood_jax.data.sources import KINDS, open_source
     from ood_jax.data.union import singles
+    from ood_jax.place import is_remote, kind, place
 
-    if not Path(path).exists() and singles(path)[0].partition(":")[0] in KINDS:
+    named = is_remote(path) or not kind(place(path))
+    if named and singles(path)[0].partition(":")[0] in KINDS:
         return open_source(path)
-    if Path(path).is_dir():
+    if kind(place(path)) == "folder":
         return open_source(f"folder:{path}")
-    return open_file(Path(path), path)
+    return open_file(place(path), path)
 
 
-def _report(detector: "Detector", counts: Counts, out: Path) -> None:
+def _report(detector: "Detector", counts: Counts, out: "epath.Path") -> None:
     total = counts.inside + counts.ood
     print(
         f"{total:,} images: {counts.inside:,} in, {counts.ood:,} ood by {detector.name} >"
@@ -154,15 +159,16 @@ def _run(options: argparse.Namespace) -> None:
         raise ValueError("--out= or --export= names no file: write --out=FILE.csv")
     source = None if options.images is None else open_images(options.images)
     from ood_jax.detector import load
+    from ood_jax.place import place
 
     detector = load(options.workdir, scorer=options.scorer, step=options.step)
     if options.export is not None:
         from ood_jax.export import export
 
-        size = export(detector, Path(options.export))
+        size = export(detector, place(options.export))
         print(f"written: {options.export}, {size:,} bytes")
     if source is not None:
-        out = Path(options.out)
+        out = place(options.out)
         _report(detector, predict(detector, source, out, options.neighbours), out)
 
 

@@ -1,11 +1,12 @@
 """How much the OOD rank of the same image varies between seeds: Winkens et al. (2020), Table 2."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 
+from ood_jax.place import kind, local, place
 from ood_jax.untrusted import MISSHAPEN, check_table
 
 FILE = "scores.parquet"
@@ -31,7 +32,7 @@ class _Ranks(NamedTuple):
 _Found = dict[tuple[str, str], _Ranks]  # (set, scorer) ->
 
 
-def spread(workdirs: Mapping[Any, str | Path]) -> Spread:
+def spread(workdirs: Mapping[Any, epath.PathLike]) -> Spread:
     """Mean over a set's images of the deviation over seeds of the image's OOD rank.
 
     The sample standard deviation, divisor n - 1, in points of the rank, which is in percent. Images
@@ -45,8 +46,8 @@ def spread(workdirs: Mapping[Any, str | Path]) -> Spread:
         return Spread({}, ("one seed has no spread of OOD ranks",))
     found: list[_Found] = []
     for seed, workdir in workdirs.items():
-        path = Path(workdir).expanduser() / FILE
-        if not path.is_file():
+        path = place(workdir) / FILE
+        if kind(path) != "file":
             return Spread({}, (f"seed {seed} has no {FILE}",))
         try:
             found.append(_read(path))
@@ -78,16 +79,17 @@ def _same_images(one: _Ranks, other: _Ranks) -> bool:
     return same and one.images.dictionary_decode().equals(other.images.dictionary_decode())
 
 
-def _read(path: Path) -> _Found:
+def _read(path: epath.Path) -> _Found:
     return {(name, scorer): ranks for name, scorer, ranks in _parts(path) if name != TEST}
 
 
-def _parts(path: Path) -> Iterator[tuple[str, str, _Ranks]]:
+def _parts(path: epath.Path) -> Iterator[tuple[str, str, _Ranks]]:
     from pyarrow import parquet
 
-    check_table(path)
     texts = ["image", "set", "scorer"]
-    table = parquet.read_table(path, columns=list(_COLUMNS), read_dictionary=texts)
+    with local(path) as near:
+        check_table(near)
+        table = parquet.read_table(near, columns=list(_COLUMNS), read_dictionary=texts)
     table = table.unify_dictionaries().combine_chunks()
     images, sets, scorers = (_whole(table[name]) for name in texts)
     rows, ranks = table["index"].to_numpy(), table["ood_rank"].to_numpy()

@@ -12,13 +12,14 @@ Norms of features over training are shown of workdirs that python -m ood_jax.nor
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ood_jax import command
 from ood_jax.untrusted import MISSHAPEN
 
 if TYPE_CHECKING:
+    from etils import epath
+
     from ood_jax.reporting.blocks import Block, Report, Section
     from ood_jax.reporting.clp_read import Clp
     from ood_jax.reporting.variants import Variant
@@ -140,7 +141,7 @@ def _blocks(title: str, make: "Callable[[], Iterable[Block]]") -> "tuple[Block, 
         ) from error
 
 
-def write(made: "Report", folder: Path) -> None:
+def write(made: "Report", folder: "epath.Path") -> None:
     """FOLDER/report.html, FOLDER/report.md and FOLDER/figures/; the HTML last.
 
     Raises:
@@ -160,6 +161,8 @@ def write(made: "Report", folder: Path) -> None:
 
 def split_folders(texts: Sequence[str]) -> list[str]:
     """The folders that A,B,... means; a folder's own name may have commas, as those of a sweep."""
+    from ood_jax.place import kind, place
+
     out: list[str] = []
     for text in texts:
         pieces = text.split(",")
@@ -168,7 +171,7 @@ def split_folders(texts: Sequence[str]) -> list[str]:
                 (
                     n
                     for n in range(len(pieces), 0, -1)
-                    if Path(",".join(pieces[:n])).expanduser().is_dir()
+                    if kind(place(",".join(pieces[:n]))) == "folder"
                 ),
                 1,
             )
@@ -190,9 +193,11 @@ def main(argv: Sequence[str]) -> int:
     add("--projection", choices=list(PROJECTIONS), default="pca", help="of the features")
     add("--clp", metavar="ROOT", help="where python -m ood_jax.clp wrote to")
     options = parser.parse_args(argv)
-    folder = Path(options.out).expanduser()
 
     def act() -> None:
+        from ood_jax.place import place
+
+        folder = place(options.out)
         workdirs = split_folders(options.workdirs)
         if not workdirs:
             raise ValueError("--workdirs is empty: name one scored run or more")

@@ -3,12 +3,13 @@
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 
 from ood_jax.atomic import replaced
+from ood_jax.place import place, reason
 from ood_jax.untrusted import read_json
 
 SCHEMA = 2
@@ -44,7 +45,7 @@ def _deviation(calibrated: int) -> float:
     return (below * (total - below) / (total**2 * (total + 1))) ** 0.5
 
 
-def places(path: Path) -> dict[str, Path]:
+def places(path: epath.Path) -> dict[str, epath.Path]:
     """Where things lie beside the JSON at `path`: files, and the folder "plots".
 
     W/results.json: W/scores.parquet, W/scores.csv, W/examples.npz, W/calibration.json, W/plots/.
@@ -76,27 +77,28 @@ def group_means(
     }
 
 
-def write_results(results: dict[str, Any], path: Path) -> None:
+def write_results(results: dict[str, Any], path: epath.PathLike) -> None:
     """Writes results.json, whole or not at all.
 
     Raises:
       ValueError: a number that JSON does not have (NaN, infinity), or the place cannot be written.
+      OSError: object storage does not take it.
     """
     text = json.dumps(results, indent=1, allow_nan=False) + "\n"
     with replaced(path) as fresh:
         fresh.write_text(text, encoding="utf-8")
 
 
-def read_results(path: str | Path) -> dict[str, Any]:
+def read_results(path: epath.PathLike) -> dict[str, Any]:
     """What `write_results` wrote.
 
     Raises:
       ValueError: no such file, no JSON, or of another schema.
     """
     try:
-        found = read_json(Path(path))
+        found = read_json(place(path))
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; give a results.json") from None
+        raise ValueError(f"{path}: {reason(error)}; give a results.json") from None
     except ValueError as error:
         raise ValueError(f"{path} is no JSON ({error}); give a results.json") from None
     schema = found.get("schema") if isinstance(found, dict) else None
@@ -105,7 +107,7 @@ def read_results(path: str | Path) -> dict[str, Any]:
     return found
 
 
-def write_scores(sets: dict[str, SetScores], parquet: Path, csv: Path) -> None:
+def write_scores(sets: dict[str, SetScores], parquet: epath.PathLike, csv: epath.PathLike) -> None:
     """One line an image and scorer: image, index, label, set, scorer, score, ood_rank.
 
     image: its path, or its number where it has none. index: its number in the source. label: empty

@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from etils import epath
+
 from ood_jax import config as configs
 from ood_jax.cases import Case
+from ood_jax.place import place
 from ood_jax.recipe import load
 from ood_jax.results import read_results
 from ood_jax.untrusted import MISSHAPEN
@@ -40,7 +43,7 @@ class Run(NamedTuple):
     seed: int
     recipe: str
     settings: dict[str, str]
-    workdir: Path
+    workdir: epath.Path
     arguments: tuple[str, ...]
     config: dict[str, Any]
     case: Case = WHOLE
@@ -62,7 +65,7 @@ def expand(
     overrides: Sequence[str],
     seeds: Sequence[int],
     settings: Mapping[str, Sequence[str]],
-    workdir: str | Path,
+    workdir: epath.PathLike,
     cases: Cases = whole,
 ) -> list[Run]:
     """The runs of a sweep, seeds innermost: recipes x values of each setting x cases x seeds.
@@ -83,7 +86,7 @@ def expand(
         raise ValueError(f"{', '.join(twice)}: give --set or --config.{twice[0]}, not both")
     if len(set(seeds)) < len(seeds) or not seeds:
         raise ValueError(f"seeds {tuple(seeds)}: give one or more, each once")
-    runs = []
+    runs, root = [], place(workdir)
     for recipe, *values in itertools.product(recipes, *settings.values()):
         chosen = dict(zip(settings, values, strict=True))
         flags = [*overrides, *_flags(chosen)]
@@ -92,7 +95,7 @@ def expand(
             made = cases(config)
         for case in made:
             kept = [flag for flag in flags if not _replaced(flag, case, config)]
-            runs += [_run(recipe, chosen, kept, case, seed, Path(workdir)) for seed in seeds]
+            runs += [_run(recipe, chosen, kept, case, seed, root) for seed in seeds]
     _check_apart(runs)
     return runs
 
@@ -112,7 +115,7 @@ def _run(
     kept: Sequence[str],
     case: Case,
     seed: int,
-    root: Path,
+    root: epath.Path,
 ) -> Run:
     """chosen: what names the variant. kept: the user's flags, but for what `case` sets itself."""
     path, _, argument = recipe.partition(":")

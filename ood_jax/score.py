@@ -15,7 +15,6 @@ W may be of a run that is still going on. Features are kept in W/features/ for t
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
@@ -30,6 +29,8 @@ SCORING = (
 )
 
 if TYPE_CHECKING:  # jax and what needs it are imported where used: --help does not wait
+    from etils import epath
+
     from ood_jax.evaluate import Evaluation
     from ood_jax.plan import Plan
 
@@ -102,13 +103,15 @@ def score_run(
     return written
 
 
-def _out(workdir: str, ood: dict[str, str] | None, out: str | None) -> Path:
+def _out(workdir: str, ood: dict[str, str] | None, out: str | None) -> "epath.Path":
     """The JSON file that results go to; see the top of this file."""
+    from ood_jax.place import place
+
     if out is not None:
         if not out.endswith(".json"):
             raise ValueError(f"--out={out}: name a file that ends in .json")
-        return Path(out).expanduser()
-    folder = Path(workdir).expanduser()
+        return place(out)
+    folder = place(workdir)
     if ood is None:
         return folder / "results.json"
     name = "+".join(ood)
@@ -117,18 +120,21 @@ def _out(workdir: str, ood: dict[str, str] | None, out: str | None) -> Path:
     return folder / "scores" / f"{name}.json"
 
 
-def _check_writable(path: Path) -> None:
+def _check_writable(path: "epath.Path") -> None:
     from ood_jax.atomic import check_writable
+    from ood_jax.place import kind
 
-    if path.is_dir():
+    if kind(path) == "folder":
         example = path / "ood.json"
         raise ValueError(f"--out={path} is a folder: name a file in it, such as {example}")
     check_writable(path.parent)
 
 
-def _features_folder(workdir: str) -> Path | None:
+def _features_folder(workdir: str) -> "epath.Path | None":
     """W/features; None where W cannot be written, as in another user's run."""
-    folder = Path(workdir).expanduser() / "features"
+    from ood_jax.place import place
+
+    folder = place(workdir) / "features"
     try:
         _check_writable(folder / "any.npz")
     except ValueError:
@@ -137,7 +143,7 @@ def _features_folder(workdir: str) -> Path | None:
     return folder
 
 
-def _write(written: dict[str, Any], found: "Evaluation", path: Path) -> None:
+def _write(written: dict[str, Any], found: "Evaluation", path: "epath.Path") -> None:
     """Everything, the JSON last: where it is, the rest is there too."""
     import numpy as np
 

@@ -4,14 +4,14 @@ Stages that are done are skipped and the one under way goes on, so the same comm
 that was stopped in any of them. What scores the run reads its last stage.
 """
 
-from pathlib import Path
-
 import jax
 from ml_collections import ConfigDict
 
 from ood_jax import loop
+from ood_jax.atomic import replaced
 from ood_jax.checkpoint import stages_in
 from ood_jax.config import staged, stages_of, to_json
+from ood_jax.place import kind, place
 from ood_jax.start import STAGE, check_start
 from ood_jax.train import Run, prepare, started
 
@@ -61,7 +61,7 @@ def train(runs: Runs, workdir: str) -> None:
       ValueError, loop.Diverged, loop.Interrupted, OSError: see `loop.train`.
     """
     _open(runs, workdir)
-    folder = Path(workdir)
+    folder = place(workdir)
     for stage, run in runs.items():
         weights = run.config.model.weights
         if weights.startswith(STAGE):
@@ -76,8 +76,8 @@ def _open(runs: Runs, workdir: str) -> None:
       ValueError: the workdir holds another run, or cannot be written.
     """
     stages, there = tuple(stage for stage in runs if stage), tuple(stages_in(workdir))
-    path = Path(workdir) / "config.json"
-    if path.exists() and there != stages:
+    path = place(workdir) / "config.json"
+    if kind(path) and there != stages:
         raise ValueError(
             f"{workdir} holds a run of {_named(there)}, this run has {_named(stages)}: use another"
             " --workdir"
@@ -85,11 +85,12 @@ def _open(runs: Runs, workdir: str) -> None:
     if not stages:
         return
     for stage, run in runs.items():
-        loop.open_workdir(run, str(Path(workdir) / stage)).close()
+        loop.open_workdir(run, str(place(workdir) / stage)).close()
     if jax.process_index() == 0:
         name = next(iter(runs.values())).config.name
         whole = staged(name, **{stage: run.config for stage, run in runs.items()})
-        path.write_text(to_json(whole) + "\n")
+        with replaced(path) as fresh:
+            fresh.write_text(to_json(whole) + "\n")
 
 
 def _named(stages: tuple[str, ...]) -> str:

@@ -1,13 +1,12 @@
 """What a run begins with in place of an untrained network: config.model.weights."""
 
-from pathlib import Path
-
 import jax
 from ml_collections import ConfigDict
 
 from ood_jax.checkpoint import restore_for_scoring
 from ood_jax.models import init_params
 from ood_jax.models.weights import Arrays, flat_arrays, load_weights, nested_arrays, some
+from ood_jax.place import holding, kind, place
 from ood_jax.types import Net, PyTree
 
 STAGE = "stage:"  # before the name of an earlier stage of the same run
@@ -24,15 +23,16 @@ def load_start(weights: str, config: ConfigDict, net: Net, *, head: bool) -> tup
     Raises:
       ValueError: a file or workdir that cannot be read, or of another network.
     """
-    path = Path(weights).expanduser()
-    if not path.exists():
+    path = place(weights)
+    found_as = kind(path)
+    if not found_as:
         raise ValueError(
             f"model.weights = {weights!r}: no such file or folder; give the workdir of a run,"
             f" {STAGE}NAME of an earlier stage, or a .safetensors, .pth, .pt or .bin file"
         )
-    if not path.is_dir():
+    if found_as != "folder":
         return load_weights(config, net, head=head)
-    if not any(path.rglob("checkpoints")):
+    if not holding(path, "checkpoints"):
         raise ValueError(f"model.weights = {weights!r}: no checkpoint in it; train that run first")
     restored = restore_for_scoring(weights)
     found = flat_arrays({"params": restored.params, "stats": restored.stats})

@@ -19,8 +19,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import FrameType
+
+from etils import epath
 
 from ood_jax import command as commands
 from ood_jax.atomic import check_writable
@@ -117,7 +118,7 @@ def drive(
     flags: argparse.ArgumentParser,
     argv: Sequence[str],
     cases: Callable[[argparse.Namespace], Cases],
-    finish: Callable[[argparse.Namespace, list[Run]], Path],
+    finish: Callable[[argparse.Namespace, list[Run]], epath.Path],
 ) -> int:
     """A command over many runs: runs or lists what is not finished, then gathers.
 
@@ -139,7 +140,7 @@ def drive(
             for run in missing:
                 print(shlex.join(command(run, "python")))
             return
-        check_writable(Path(options.workdir))
+        check_writable(options.workdir)
         failed, stopped = launch(missing, options.jobs)
         path = finish(options, runs)
         left = [run for run in runs if finished(run) is None]
@@ -184,7 +185,7 @@ def _expanded(
     return options, expand(options.config, overrides, seeds, settings, options.workdir, made)
 
 
-def _finish(options: argparse.Namespace, runs: list[Run]) -> Path:
+def _finish(options: argparse.Namespace, runs: list[Run]) -> epath.Path:
     gathered = gather(runs)
     shown = tables(gathered)
     path = write(gathered, markdown(shown), options.workdir, "sweep")

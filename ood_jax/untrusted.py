@@ -4,8 +4,11 @@ error. What reads arrays so is npz.py."""
 import json
 import os
 import stat
-from pathlib import Path
 from typing import Any
+
+from etils import epath
+
+from ood_jax import place
 
 # Nothing that is meant comes near these; they keep a file that says to be larger, such as one full
 # of holes, from being read at all.
@@ -20,13 +23,18 @@ DIGITS = 20  # of a whole number in JSON; 64 bits have 20
 MISSHAPEN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 
-def read_bytes(path: Path, limit: int) -> bytes:
-    """All of a regular file.
+def read_bytes(path: epath.PathLike, limit: int) -> bytes:
+    """All of a regular file or of an object on storage.
 
     Raises:
       OSError: it cannot be read.
       ValueError: it has more than `limit` bytes, or is a pipe or device, which might never end.
     """
+    if place.is_remote(path):
+        data = place.read(path, limit + 1)
+        if len(data) > limit:
+            raise ValueError(f"{path} has more bytes than {limit:,}, which are read at most")
+        return data
     with open(path, "rb", opener=_at_once) as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
@@ -46,7 +54,7 @@ def _at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: epath.PathLike) -> Any:
     """The value in a JSON file.
 
     Raises:
@@ -56,8 +64,8 @@ def read_json(path: Path) -> Any:
     return parse_json(read_bytes(path, TEXT_BYTES).decode("utf-8"))
 
 
-def check_table(path: Path) -> None:
-    """Refuses a Parquet file that says to unfold to more than TABLE_ROWS or TABLE_BYTES.
+def check_table(path: epath.PathLike) -> None:
+    """Refuses a Parquet file on disk that says to unfold to more than TABLE_ROWS or TABLE_BYTES.
 
     Raises:
       ValueError: that, or none of Parquet.
@@ -103,8 +111,3 @@ def _whole(text: str) -> int:
     if len(text) > DIGITS:
         raise ValueError(f"a whole number of {len(text)} digits; {DIGITS} are read at most")
     return int(text)
-
-
-def home(path: str | Path) -> Path:
-    """`Path.expanduser`, but ~NAME of nobody on this machine is a folder of that name."""
-    return Path(os.path.expanduser(path))

@@ -103,7 +103,7 @@ def folder(tmp_path_factory):
         ("npz:a.npz" + " + npz:(" * 9_000, "parentheses"),
         ("npz:a.npz" + " + npz:a.npz" * 9_000, "two parts are called"),
         ("npz:a.npz + npz:b.npz", "the label 2147483647"),
-        ("npz:~nobody-at-all/x.npz", "is not a file"),
+        ("npz:~nobody-at-all/x.npz", "is nobody's home here"),
         ("npz:a\x00b.npz", "is not a file"),
         ("noise:gaussian/1000000000000", "from 1 to 100000"),
         ("npz:a.npz[:" + "9" * 5_000 + "]", "no filter"),

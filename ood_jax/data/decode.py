@@ -3,9 +3,9 @@
 import io
 import struct
 import zlib
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 from PIL import Image
 
 from ood_jax.data.source import CorruptImage
@@ -25,7 +25,7 @@ DAMAGED = (
 )
 
 
-def read_file(path: Path) -> np.ndarray:
+def read_file(path: epath.PathLike) -> np.ndarray:
     """As `read_image`, of a file.
 
     Raises:

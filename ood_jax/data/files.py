@@ -2,19 +2,21 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
+from etils import epath
 
 from ood_jax import npz
 from ood_jax.data.decode import as_rgb, read_file
 from ood_jax.data.source import Source, from_array
-from ood_jax.untrusted import TEXT_BYTES, home, read_bytes
+from ood_jax.place import is_remote, kind, names, reason, sizes, under
+from ood_jax.untrusted import TEXT_BYTES, read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
-def open_folder(path: Path, spec: str) -> Source:
+def open_folder(path: epath.Path, spec: str) -> Source:
     """All images under a folder, sorted by path; suffixes in any case, hidden files left out.
 
     Where all images lie in subfolders, those are the classes, in the order of their names;
@@ -23,13 +25,12 @@ def open_folder(path: Path, spec: str) -> Source:
     Raises:
       ValueError: no such folder, no image in it, or links by which a folder is reached twice.
     """
-    if not os.path.isdir(path):  # of Path, a name that is too long is an error
+    if _kind(path, spec) != "folder":
         raise ValueError(f"{spec!r}: {path} is not a folder; give a folder of images")
     found = sorted(
-        Path(parent, file).relative_to(path).parts
-        for parent, files in _walked(path, spec)
-        for file in files
-        if file.lower().endswith(SUFFIXES) and not file.startswith(".")
+        tuple(file.split("/"))
+        for file in (_listed(path) if is_remote(path) else _walked(path, spec))
+        if file.lower().endswith(SUFFIXES)
     )
     if not found:
         raise ValueError(
@@ -42,13 +43,13 @@ def open_folder(path: Path, spec: str) -> Source:
     return _of_files(spec, path, ["/".join(parts) for parts in found], labels, classes)
 
 
-def open_file(path: Path, spec: str) -> Source:
+def open_file(path: epath.Path, spec: str) -> Source:
     """One image.
 
     Raises:
       ValueError: no such file, or its name is not one of an image.
     """
-    if not os.path.isfile(path) or path.suffix.lower() not in SUFFIXES:
+    if _kind(path, spec) != "file" or path.suffix.lower() not in SUFFIXES:
         raise ValueError(
             f"{spec!r} is no folder, no image ({', '.join(SUFFIXES)}) and no source (folder:PATH,"
             " list:FILE, npz:FILE, ...): check the path"
@@ -67,62 +68,81 @@ def open_list(where: str, spec: str, root: str) -> Source:
       ValueError: no such file, an empty list, a line that is none or leads out of the folder, or
         paths that do not exist (the first is named, with their count).
     """
-    base = home(root)
     file, at, images = where.rpartition("@")
-    if not at or os.path.isfile(base / home(where)):
+    if not at or _kind(under(root, where), spec) == "file":
         file, images = where, ""
-    path = base / home(file)
-    if not os.path.isfile(path):
+    path = under(root, file)
+    if _kind(path, spec) != "file":
         raise ValueError(f"{spec!r}: {path} is not a file; give a list with a path a line")
-    names, labels = _lines(path, spec)
-    folder = base / home(images) if images or root else path.parent
-    prefix = f"{folder}{os.sep}"
-    missing = [name for name in names if not os.path.isfile(prefix + name)]
+    files, labels = _lines(path, spec)
+    folder = under(root, images) if images or root else path.parent
+    missing = _missing(folder, files)
     if missing:
         start = f"holds {images}" if images else "the list's paths start from"
         raise ValueError(
-            f"{spec!r}: {len(missing)} of {len(names)} files are missing, first {missing[0]}, in"
+            f"{spec!r}: {len(missing)} of {len(files)} files are missing, first {missing[0]}, in"
             f" {folder}; set data.root to the folder that {start}, or write list:FILE@FOLDER"
         )
-    return _of_files(spec, folder, names, None if (labels < 0).all() else labels.clip(-1), ())
+    return _of_files(spec, folder, files, None if (labels < 0).all() else labels.clip(-1), ())
 
 
-def _lines(path: Path, spec: str) -> tuple[list[str], np.ndarray]:
+def _kind(path: epath.Path, spec: str) -> str:
+    """`place.kind`, where what cannot be read is a mistake of `spec`; no name is too long."""
+    try:
+        return kind(path)
+    except OSError as error:
+        if is_remote(path) and not isinstance(error, PermissionError):
+            raise
+        raise ValueError(f"{spec!r}: {path} cannot be read ({reason(error)})") from None
+
+
+def _missing(folder: epath.Path, files: list[str]) -> list[str]:
+    """Those of `files` that are not in `folder`; of a remote one its folders are listed."""
+    if not is_remote(folder):
+        prefix = f"{folder}{os.sep}"
+        return [name for name in files if not os.path.isfile(prefix + name)]
+    normal = {name: os.path.normpath(name) for name in files}
+    parents = {os.path.dirname(name) for name in normal.values()}
+    there = {os.path.join(parent, name) for parent in parents for name in names(folder / parent)}
+    return [name for name in files if normal[name] not in there]
+
+
+def _lines(path: epath.Path, spec: str) -> tuple[list[str], np.ndarray]:
     """The paths of a list and their labels, int32 [N]."""
     try:
         text = read_bytes(path, TEXT_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{spec!r}: {path} is not text in UTF-8; give a list") from None
-    names, labels = [], []
+    files, labels = [], []
     for line in filter(None, map(str.strip, text.split("\n"))):
         name, _, last = line.rpartition(" ")
         labelled = bool(name) and last.removeprefix("-").isdecimal() and len(last) < 20
-        names.append(name.strip() if labelled else line)
+        files.append(name.strip() if labelled else line)
         labels.append(int(last) if labelled else -1)
         if line.endswith("}") or labels[-1] > np.iinfo(np.int32).max:
             raise ValueError(
                 f"{spec!r}: the line {line!r} of {path} is none; write `relative/path label` with"
                 f" a whole number up to {np.iinfo(np.int32).max}"
             )
-        way = PurePosixPath(names[-1])
+        way = PurePosixPath(files[-1])
         if ".." in way.parts or way.is_absolute():
             raise ValueError(
-                f"{spec!r}: {names[-1]!r} in {path} leads out of the list's folder; name a folder"
+                f"{spec!r}: {files[-1]!r} in {path} leads out of the list's folder; name a folder"
                 " that holds all images, list:FILE@FOLDER"
             )
-    if not names:
+    if not files:
         raise ValueError(f"{spec!r}: {path} is empty; write `relative/path label` on each line")
-    return names, np.array(labels, np.int64).clip(-1).astype(np.int32)
+    return files, np.array(labels, np.int64).clip(-1).astype(np.int32)
 
 
-def open_arrays(path: Path, spec: str) -> Source:
+def open_arrays(path: epath.Path, spec: str) -> Source:
     """An .npz with `images` uint8 [N, H, W, C] or [N, H, W] and, if it likes, `labels` int [N] and
     `classes` text [K]; or an .npy of such images, which stays on disk (memory-mapped).
 
     Raises:
       ValueError: no such file, not one of NumPy's, pickled objects, or arrays of another kind.
     """
-    if not os.path.isfile(path):
+    if _kind(path, spec) != "file":
         raise ValueError(f"{spec!r}: {path} is not a file; give an .npz or .npy of images")
     try:
         if path.suffix == ".npy":
@@ -132,6 +152,8 @@ def open_arrays(path: Path, spec: str) -> Source:
                 arrays = {k: file[k] for k in ("images", "labels", "classes") if k in file.names}
                 keys = file.names
     except (OSError, ValueError) as error:
+        if is_remote(path) and isinstance(error, OSError):
+            raise
         raise ValueError(
             f"{spec!r}: {path} cannot be read ({error}); write it with numpy.savez, no objects"
         ) from None
@@ -186,20 +208,29 @@ def _of_arrays(
 
 
 def _of_files(
-    spec: str, folder: Path, names: list[str], labels: np.ndarray | None, classes: tuple[str, ...]
+    spec: str,
+    folder: epath.Path,
+    files: list[str],
+    labels: np.ndarray | None,
+    classes: tuple[str, ...],
 ) -> Source:
     return Source(
         spec,
-        len(names),
-        lambda i: read_file(folder / names[i]),
-        describe=names.__getitem__,
+        len(files),
+        lambda i: read_file(folder / files[i]),
+        describe=files.__getitem__,
         classes=classes,
         read_labels=None if labels is None else labels.__getitem__,
     )
 
 
-def _walked(path: Path, spec: str) -> Iterator[tuple[str, list[str]]]:
-    """(folder, its files) of all folders that are not hidden; links are followed.
+def _listed(path: epath.Path) -> Iterator[str]:
+    """The files below a remote folder, as seen from there; hidden ones left out."""
+    yield from (name for name in sizes(path) if "/." not in f"/{name}")
+
+
+def _walked(path: epath.Path, spec: str) -> Iterator[str]:
+    """The files below a folder, as seen from there; hidden ones left out, links followed.
 
     Each is there once: a link to a folder above has no end, and a few that fork have 2 to the many.
     """
@@ -213,4 +244,9 @@ def _walked(path: Path, spec: str) -> Iterator[tuple[str, list[str]]]:
                 f"{spec!r}: {parent} and {other} are one folder by a link, and its images would"
                 " count twice; remove the link"
             )
-        yield parent, files
+        inside = os.path.relpath(parent, path)
+        yield from (
+            os.path.normpath(os.path.join(inside, file))
+            for file in files
+            if not file.startswith(".")
+        )

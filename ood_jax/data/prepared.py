@@ -8,6 +8,7 @@ import numpy as np
 
 from ood_jax.data.decode import read_image
 from ood_jax.data.source import Source
+from ood_jax.place import place
 from ood_jax.untrusted import parse_json
 
 FEATURES = "tensorflow_datasets.core.features."  # where all classes of images and labels are
@@ -40,11 +41,7 @@ def open_tfds(name: str, spec: str, root: str) -> Source:
 
 def _builder(name: str, spec: str, data_dir: str) -> Any:
     """The builder of a prepared set. Only files decide: TFDS itself might start a download."""
-    try:
-        from etils import epath
-    except ImportError:
-        raise ValueError(f"{spec!r}: install tensorflow-datasets to read it") from None
-    folder = epath.Path(data_dir).expanduser()
+    folder = place(data_dir)
     if not re.fullmatch(r"\w+(/[\w+-][\w.+-]*)?", name):
         raise ValueError(f"{spec!r}: write tfds:NAME[/config][:split], such as tfds:cifar10:test")
     versions = [

@@ -12,7 +12,7 @@ import numpy as np
 
 from ood_jax.data.source import CorruptImage, Part, Source, take
 from ood_jax.data.union import inside, named, split, uncut, union
-from ood_jax.untrusted import home
+from ood_jax.place import under
 
 __all__ = [
     "KINDS",
@@ -45,13 +45,16 @@ MOST_FILTERS = 100  # behind one source
 def open_source(spec: str, *, root: str = "") -> Source:
     """Opens a source; KINDS has the forms, FILTERS what may follow, applied from left to right.
 
-    Relative paths, the paths in lists and prepared TFDS sets lie in `root`, if given. Filters by
+    Relative paths, the paths in lists and prepared TFDS sets lie in `root`, if given. Root and PATH
+    may be gs:// or s3://: arrays are copied to a temporary file once, images are read as they are
+    needed. Filters by
     class leave the labels' numbers as they are; how a union numbers them is in union.py. Samples
     are drawn without replacement, in ascending order; of one seed and one set, the smaller ones lie
     within the larger ones.
 
     Raises:
       ValueError: in one line what is wrong: the kind, the path, the contents or a filter.
+      OSError: object storage does not answer.
     """
     spec = spec.strip()
     if len(split(spec)) > 1:
@@ -110,7 +113,7 @@ def _open(spec: str, root: str) -> Source:
 
     if kind == "list":
         return open_list(where, spec, root)
-    path = home(root) / home(where)
+    path = under(root, where)
     return open_folder(path, spec) if kind == "folder" else open_arrays(path, spec)
 
 

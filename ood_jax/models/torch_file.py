@@ -6,19 +6,21 @@ data/KEY, one entry a storage); the stream before it (five pickles, then the sto
 
 import io
 import math
+import os
 import struct
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from numpy.lib.stride_tricks import as_strided
 
 from ood_jax.models import torch_pickle
 from ood_jax.models.torch_pickle import Storage, Tensor
-from ood_jax.untrusted import WEIGHT_BYTES, home, read_bytes
+from ood_jax.place import kind, local, place
+from ood_jax.untrusted import WEIGHT_BYTES, read_bytes
 
 # Where a checkpoint keeps the network: the first of these that it has. A teacher is what DINO
 # scores with.
@@ -49,24 +51,28 @@ def read_weights(path: str) -> dict[str, np.ndarray]:
     Raises:
       ValueError: no such file, another kind, damaged, or a pickle that names more than weights.
     """
-    place = home(path)
-    if not place.is_file():
-        raise ValueError(f"{path}: no such file; give a local .safetensors, .pth, .pt or .bin")
-    with place.open("rb") as file:
+    if kind(place(path)) != "file":
+        raise ValueError(f"{path}: no such file; give a .safetensors, .pth, .pt or .bin")
+    with local(place(path)) as near:
+        return _read(near, path)
+
+
+def _read(near: epath.Path, path: str) -> dict[str, np.ndarray]:
+    with near.open("rb") as file:
         start = file.read(4)
     try:
-        if place.suffix == ".safetensors":
-            return _safetensors(place)
+        if near.suffix == ".safetensors":
+            return _safetensors(near)
         if start == b"PK\x03\x04":
-            return _zip(place)
+            return _zip(near)
         if start[:1] == b"\x80":
-            return _stream(place)
+            return _stream(near)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     raise ValueError(f"{path}: no weights that PyTorch or safetensors wrote")
 
 
-def _safetensors(path: Path) -> dict[str, np.ndarray]:
+def _safetensors(path: epath.Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, deserialize
 
     try:
@@ -82,10 +88,10 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
     return out
 
 
-def _zip(path: Path) -> dict[str, np.ndarray]:
+def _zip(path: epath.Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = _Entries(archive, path.stat().st_size)
+            entries = _Entries(archive, os.path.getsize(path))
             root, _ = torch_pickle.read(io.BytesIO(entries["data.pkl"]))
             return _arrays(_state_dict(root), entries)
     except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, OverflowError) as error:
@@ -124,7 +130,7 @@ class _Entries(Mapping[str, bytes]):
         return len(self._archive.namelist())
 
 
-def _stream(path: Path) -> dict[str, np.ndarray]:
+def _stream(path: epath.Path) -> dict[str, np.ndarray]:
     data = read_bytes(path, WEIGHT_BYTES)
     file = io.BytesIO(data)
     magic, protocol = torch_pickle.read(file)[0], torch_pickle.read(file)[0]

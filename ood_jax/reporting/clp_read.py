@@ -1,15 +1,16 @@
 """What `python -m ood_jax.clp` left in its folder, and which of its sets a run's sets are."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 
 from ood_jax.data.union import uncut
+from ood_jax.place import kind, local, place
 from ood_jax.reporting.blocks import clean
 from ood_jax.reporting.workdirs import UNREADABLE
-from ood_jax.untrusted import check_table, home, read_json
+from ood_jax.untrusted import check_table, read_json
 
 SCHEMA = 1
 FILE, IMAGES = "clp.json", "clp_images.parquet"
@@ -36,7 +37,7 @@ class Clp(NamedTuple):
     label -> CLP. All are finite: classes without a number are not there.
     """
 
-    root: Path
+    root: epath.Path
     members: int
     sets: tuple[ClpSet, ...]
     dataset: dict[str, dict[str, float]]
@@ -59,8 +60,8 @@ def read(root: str) -> Clp:
     Raises:
       ValueError: there is none, or one that this version cannot read.
     """
-    path = home(root) / FILE
-    if not path.is_file():
+    path = place(root) / FILE
+    if kind(path) != "file":
         raise ValueError(
             f"--clp={root}: there is no {path}; write it, python -m ood_jax.clp --workdir={root}"
         )
@@ -75,7 +76,7 @@ def read(root: str) -> Clp:
         raise ValueError(f"--clp={root}: {path} cannot be read ({reason}); {again}") from None
 
 
-def _parsed(root: Path, found: dict[str, Any]) -> Clp:
+def _parsed(root: epath.Path, found: dict[str, Any]) -> Clp:
     sets = tuple(
         ClpSet(str(one["name"]), str(one["source"]), tuple(map(str, one["classes"])))
         for one in found["sets"]
@@ -125,12 +126,13 @@ def images(clp: Clp, inside: str) -> dict[str, Images]:
     from pyarrow import compute, parquet
 
     path = clp.root / IMAGES
-    if not path.is_file():
+    if kind(path) != "file":
         raise ValueError(f"{clp.root} has no {IMAGES}")
     columns = ["set", "source", "image", "label", "clp"]
     try:
-        check_table(path)
-        table = parquet.read_table(path, columns=columns, filters=[("inside", "=", inside)])
+        with local(path) as near:
+            check_table(near)
+            table = parquet.read_table(near, columns=columns, filters=[("inside", "=", inside)])
         out = {}
         for name in compute.unique(table["set"]).to_pylist():
             part = table.filter(compute.equal(table["set"], name))

@@ -1,9 +1,9 @@
 """What `python -m ood_jax.norms` left in a workdir."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 
 from ood_jax.untrusted import read_json
 
@@ -33,7 +33,7 @@ class Norms(NamedTuple):
         return [name for name, role in self.roles.items() if role in ("near", "far", "other")]
 
 
-def read(path: Path) -> Norms:
+def read(path: epath.PathLike) -> Norms:
     """Reads W/norms.json.
 
     Raises:

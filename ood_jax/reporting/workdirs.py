@@ -1,18 +1,19 @@
 """What a scoring run left in its workdir, as far as it is there and can be read."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from etils import epath
 
 from ood_jax import npz
 from ood_jax.config import INCIDENTAL, named_sources
 from ood_jax.logs import FILE, read_metrics
+from ood_jax.place import kind, local, place
 from ood_jax.reporting import norms_read
 from ood_jax.reporting.blocks import clean
 from ood_jax.reporting.norms_read import Norms
-from ood_jax.untrusted import MISSHAPEN, check_table, home, read_json
+from ood_jax.untrusted import MISSHAPEN, check_table, read_json
 
 if TYPE_CHECKING:
     from ood_jax.openood import Benchmark
@@ -67,20 +68,20 @@ def read(workdir: str) -> Run:
     Raises:
       ValueError: no results.json, or one that this version cannot read.
     """
-    folder = home(workdir)
+    folder = place(workdir)
     results = _results(folder / "results.json")
     primary = next(iter([*results.get("scorers", {}), *first_set(results)]), "")
     missing: dict[str, str] = {}
 
-    def optional(kind: str, name: str, reader: Callable[[Path], Any], empty: Any) -> Any:
-        if not (folder / name).is_file():
+    def optional(what: str, name: str, reader: Callable[[epath.Path], Any], empty: Any) -> Any:
+        if kind(folder / name) != "file":
             reason = f"no {name}"
         else:
             try:
                 return reader(folder / name)
             except UNREADABLE as error:
                 reason = clean(f"{name} cannot be read ({type(error).__name__}: {error})")
-        missing[kind] = f"{missing[kind]}; {reason}" if kind in missing else reason
+        missing[what] = f"{missing[what]}; {reason}" if what in missing else reason
         return empty
 
     prefixes = [f"{stage}/" if stage else "" for stage in _stages(folder)]
@@ -107,7 +108,7 @@ def read(workdir: str) -> Run:
     )
 
 
-def _stages(folder: Path) -> list[str]:
+def _stages(folder: epath.Path) -> list[str]:
     """The run's stages, in whose folders their training outputs lie; [""] of a run without."""
     try:
         found = read_json(folder / "config.json")
@@ -116,10 +117,10 @@ def _stages(folder: Path) -> list[str]:
         return [""]
 
 
-def _results(path: Path) -> dict[str, Any]:
-    if not path.parent.is_dir():
+def _results(path: epath.Path) -> dict[str, Any]:
+    if kind(path.parent) != "folder":
         raise ValueError(f"--workdirs: there is no folder {path.parent}")
-    if not path.is_file():
+    if kind(path) != "file":
         raise ValueError(
             f"{path.parent} has no results.json: score it first, python -m ood_jax.score"
             f" --workdir={path.parent}"
@@ -135,7 +136,7 @@ def _results(path: Path) -> dict[str, Any]:
     return found
 
 
-def _check_shape(path: Path, found: dict[str, Any]) -> None:
+def _check_shape(path: epath.Path, found: dict[str, Any]) -> None:
     kinds = {"name": str, "step": int, "config": dict, "in_distribution": dict, "sets": dict}
     wrong = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
     optional = ("near", "far", "scorers", "not_scored", "skipped", "groups", "earlier_stages")
@@ -224,12 +225,13 @@ def _earlier(results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _scores(path: Path, scorer: str) -> dict[str, Scores]:
+def _scores(path: epath.Path, scorer: str) -> dict[str, Scores]:
     from pyarrow import compute, parquet
 
-    check_table(path)
     columns = ["image", "index", "label", "set", "score", "ood_rank"]
-    table = parquet.read_table(path, columns=columns, filters=[("scorer", "=", scorer)])
+    with local(path) as near:
+        check_table(near)
+        table = parquet.read_table(near, columns=columns, filters=[("scorer", "=", scorer)])
     found = {}
     for name in compute.unique(table["set"]).to_pylist():
         part = table.filter(compute.equal(table["set"], name))
@@ -241,6 +243,6 @@ def _scores(path: Path, scorer: str) -> dict[str, Scores]:
     return found
 
 
-def _examples(path: Path) -> dict[str, np.ndarray]:
+def _examples(path: epath.Path) -> dict[str, np.ndarray]:
     with npz.opened(path) as file:
         return file.all()
