@@ -131,6 +131,19 @@ class Checkpoints:
             raise OSError(f"{self._manager.directory} cannot be written ({error})") from error
 
 
+def check_kind(workdir: str) -> None:
+    """Refuses object storage where orbax writes no checkpoints.
+
+    Raises:
+      ValueError: it is not gs://.
+    """
+    if is_remote(workdir) and not workdir.startswith("gs://"):
+        raise ValueError(
+            f"{workdir}: checkpoints are written to gs:// and to disks alone; mount the bucket as a"
+            " folder, or name another --workdir"
+        )
+
+
 def check_same_run(saved: ConfigDict, config: ConfigDict, workdir: str) -> None:
     """Refuses to go on from a checkpoint of another model, method, data or schedule.
 
@@ -228,12 +241,7 @@ def _reader(workdir: str) -> ocp.CheckpointManager:
 
 
 def _folder(workdir: str) -> epath.Path:
-    """Raises ValueError: orbax writes no checkpoints there."""
-    if workdir.startswith("s3://"):
-        raise ValueError(
-            f"{workdir}: checkpoints are written to gs:// and to disks; mount an s3:// bucket, or"
-            " copy its checkpoints to a disk"
-        )
+    check_kind(workdir)
     return absolute(place(workdir)) / "checkpoints"
 
 

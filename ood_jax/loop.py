@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from ood_jax import features, in_distribution, sharding
 from ood_jax.atomic import replaced
-from ood_jax.checkpoint import Checkpoints, check_same_run
+from ood_jax.checkpoint import Checkpoints, check_kind, check_same_run
 from ood_jax.config import to_json
 from ood_jax.data.pipeline import train_batches
 from ood_jax.data.waited import in_time
@@ -112,8 +112,9 @@ def make_workdir(workdir: str) -> epath.Path:
     """Makes the folder if need be.
 
     Raises:
-      ValueError: it cannot be written.
+      ValueError: it cannot be written, or no checkpoints can.
     """
+    check_kind(workdir)
     folder = place(workdir)
     try:
         make_folder(folder)

@@ -6,6 +6,7 @@ of it here: objects are read and written whole, so each is there as it was or as
 
 import errno
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -67,7 +68,7 @@ def under(root: str, where: str) -> epath.Path:
 
 def is_remote(path: epath.PathLike) -> bool:
     """Does it lie on object storage?"""
-    return "://" in os.fspath(path)
+    return re.match(r"[A-Za-z][\w+.-]*://", os.fspath(path)) is not None
 
 
 def absolute(path: epath.Path) -> epath.Path:

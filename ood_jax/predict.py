@@ -112,10 +112,9 @@ def open_images(path: str) -> "Source":
     from ood_jax.data.files import open_file
     from ood_jax.data.sources import KINDS, open_source
     from ood_jax.data.union import singles
-    from ood_jax.place import is_remote, kind, place
+    from ood_jax.place import kind, place
 
-    named = is_remote(path) or not kind(place(path))
-    if named and singles(path)[0].partition(":")[0] in KINDS:
+    if not kind(place(path)) and singles(path)[0].partition(":")[0] in KINDS:
         return open_source(path)
     if kind(place(path)) == "folder":
         return open_source(f"folder:{path}")

@@ -116,10 +116,17 @@ def test_a_recipe_or_preset_that_is_not_there(config, says, capsys, monkeypatch)
     assert line.startswith("error: ") and says in line
 
 
-def test_object_storage_is_refused_and_not_taken_for_a_folder(refused, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("workdir", "says"),
+    [
+        ("ftp://host/w", "write gs://BUCKET"),
+        ("~no-such-user/w", "~no-such-user is nobody's home here"),
+    ],
+)
+def test_what_is_no_place_is_not_taken_for_a_folder(workdir, says, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "not to object storage" in refused(workdir="gs://bucket/w")
-    assert not list(tmp_path.glob("gs*"))
+    assert says in refused(workdir=workdir)
+    assert not list(tmp_path.glob("[f~]*"))
 
 
 @pytest.mark.parametrize("place", ["file/below", "/proc/w"])

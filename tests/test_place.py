@@ -25,6 +25,7 @@ def test_local_ones(tmp_path, monkeypatch):
     assert os.fspath(place.place("~/a")) == f"{tmp_path}/a"
     assert os.fspath(place.under(str(tmp_path), "~/a")) == f"{tmp_path}/a"
     assert os.fspath(place.under("", "a")) == "a" and not place.is_remote(tmp_path)
+    assert not place.is_remote("npz:gs://bucket/a") and not place.is_remote("a.txt@gs://bucket")
     below = epath.Path("~odd")  # a name in a folder, not a flag
     assert place.place(below) == below
     monkeypatch.chdir(tmp_path)
@@ -36,7 +37,7 @@ def test_local_ones(tmp_path, monkeypatch):
     [
         ("~no-such-user/a", "^~no-such-user/a: ~no-such-user is nobody's home here"),
         ("ftp://host/a", "^ftp://host/a: write gs://BUCKET"),
-        ("npz:gs://bucket/a", "write gs://BUCKET"),
+        ("hdfs2://bucket/a", "write gs://BUCKET"),
         ("gs://", "write gs://BUCKET"),
         ("gs:///a", "write gs://BUCKET"),
     ],
