@@ -1,9 +1,10 @@
 """A benchmark's numbers: cases down, recipes across, AUROC as mean ± deviation over seeds."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from ood_jax import transductive
 from ood_jax.config import named_sources
 from ood_jax.gather import Rows, Table, percent, statistic
 from ood_jax.runs import Run
@@ -20,10 +21,10 @@ def tabulate(
     """The AUROC of every case, recipe and OOD set, fractions.
 
     {"benchmark", "seeds": [...], "runs", "missing": how many, "scorers": {VARIANT: SCORER}, "sets":
-    {VARIANT: [SET, ...]}, "rows": [{"case", "curve", "at", "auroc"}], "mean"}: auroc and mean are
-    {VARIANT: {SET: x}}, x as `gather.statistic` has it, None where no run is finished; a recipe
-    that has no such case is not there. mean, {} where classes take no turns: of each seed over all
-    cases, where it has them all.
+    {VARIANT: [SET, ...]}, "rows": [{"case", "curve", "at", "auroc", "transductive": {VARIANT: [SET,
+    ...]}}], "mean"}: auroc and mean are {VARIANT: {SET: x}}, x as `gather.statistic` has it, None
+    where no run is finished; a recipe that has no such case is not there. mean, {} where classes
+    take no turns: of each seed over all cases, where it has them all.
 
     Args:
       gathered: `gather.gather` of the same runs. scorer: "" = each recipe's first.
@@ -36,12 +37,15 @@ def tabulate(
     rows: dict[str, dict[str, Any]] = {}
     for run in runs:
         case = run.case
-        empty: dict[str, Any] = {"case": case.name, "curve": case.curve, "at": case.at, "auroc": {}}
-        found = gathered["variants"][run.row].get("sets", {})
-        rows.setdefault(case.name, empty)["auroc"][run.variant] = {
+        empty: dict[str, Any] = {"case": case.name, "curve": case.curve, "at": case.at}
+        row = rows.setdefault(case.name, empty | {"auroc": {}, "transductive": {}})
+        parts = gathered["variants"][run.row]
+        found = parts.get("sets", {})
+        row["auroc"][run.variant] = {
             name: found.get(name, {}).get(scorers[run.variant], {}).get("auroc")
             for name in sets[run.variant]
         }
+        row["transductive"][run.variant] = list(parts.get("transductive", {}).get("sets", ()))
     listed = _in_order(list(rows.values()))
     return {
         "benchmark": benchmark,
@@ -106,8 +110,12 @@ def _columns(table: dict[str, Any]) -> list[tuple[str, str, str]]:
 def in_words(table: dict[str, Any], deviation: str) -> Table:
     """What `tabulate` gave, in %; deviation: what stands behind ±."""
     shown = _columns(table)
-    rows: Rows = [_row(table, shown, row["case"], row["auroc"]) for row in table["rows"]]
-    rows += [_row(table, shown, "mean", table["mean"])] if table["mean"] else []
+    seen = [row["transductive"] for row in table["rows"]]
+    any_case = {v: {name for one in seen for name in one.get(v, ())} for v in table["scorers"]}
+    rows: Rows = [
+        _row(table, shown, row["case"], row["auroc"], row["transductive"]) for row in table["rows"]
+    ]
+    rows += [_row(table, shown, "mean", table["mean"], any_case)] if table["mean"] else []
     scorers = dict.fromkeys(table["scorers"].values())
     count = len(table["seeds"])
     notes = [f"± {deviation}; {count} seed{'s' * (count > 1)}."]
@@ -115,6 +123,7 @@ def in_words(table: dict[str, Any], deviation: str) -> Table:
         notes.append("mean: over all cases, of each seed that has them all.")
     if table["missing"]:
         notes.append(f"{MISSING}: {table['missing']} of {table['runs']} runs are missing.")
+    notes += [f"{transductive.MEANING}."] * any(any_case.values())
     return Table(
         f"{table['benchmark']}: AUROC in % of {', '.join(scorers)}",
         ("case", *(label for *_, label in shown)),
@@ -125,9 +134,13 @@ def in_words(table: dict[str, Any], deviation: str) -> Table:
 
 
 def _row(
-    table: dict[str, Any], shown: list[tuple[str, str, str]], name: str, cells: Cells
+    table: dict[str, Any],
+    shown: list[tuple[str, str, str]],
+    name: str,
+    cells: Cells,
+    seen: Mapping[str, Collection[str]],
 ) -> tuple[str, ...]:
-    """One row's text; a recipe without such a case has an empty cell."""
+    """One row's text; a recipe without such a case has an empty cell. seen: transductive sets."""
 
     def cell(variant: str, ood: str) -> str:
         if variant not in cells:
@@ -136,6 +149,7 @@ def _row(
         if found is None:
             return MISSING
         few = found["n"] < len(table["seeds"])
-        return percent(found) + f" (n = {found['n']})" * few
+        value = transductive.marked(percent(found), seen.get(variant, ()), ood)
+        return value + f" (n = {found['n']})" * few
 
     return (name, *(cell(variant, ood) for variant, ood, _ in shown))

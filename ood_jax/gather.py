@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from ood_jax import ranks
+from ood_jax import ranks, transductive
 from ood_jax.atomic import replaced
 from ood_jax.place import place
 from ood_jax.runs import Run, finished
@@ -27,7 +27,8 @@ def gather(runs: Sequence[Run]) -> dict[str, Any]:
     the shape that results.json gives them, with each number x replaced by
     {"mean", "std" (null for one seed), "n", "values": {SEED: x}}. A variant of two finished seeds
     or more has "ood_rank_spread" {SET: {SCORER: points}} as well, see `ranks.spread`, and
-    "ood_rank_left_out" [REASON, ...]. VARIANT is `Run.row`: each case of a benchmark is one.
+    "ood_rank_left_out" [REASON, ...]; one with sets whose images were in training "transductive",
+    see `transductive.over_runs`. VARIANT is `Run.row`: each case of a benchmark is one.
     """
     listed: list[dict[str, Any]] = []
     variants: dict[str, dict[str, Any]] = {}
@@ -52,6 +53,8 @@ def gather(runs: Sequence[Run]) -> dict[str, Any]:
             parts = [(seed, found.get(part)) for seed, found in found_runs]
             trees = [(seed, held) for seed, held in parts if isinstance(held, dict)]
             variants[variant][part] = merged(trees)
+        if seen := transductive.over_runs(found for _, found in found_runs):
+            variants[variant]["transductive"] = seen
         if len(found_runs) > 1:
             spread = ranks.spread(workdirs[variant])
             variants[variant] |= {
@@ -104,6 +107,8 @@ def auroc_rows(gathered: dict[str, Any]) -> Rows:
     for variant, parts in gathered["variants"].items():
         sets, spread = dict(parts.get("sets", {})), parts.get("ood_rank_spread", {})
         sets |= {f"mean of {part}": parts[part] for part in ("near", "far") if parts.get(part)}
+        seen = parts.get("transductive", {})
+        marks = {*seen.get("sets", ()), *(f"mean of {group}" for group in seen.get("groups", ()))}
         sets = {name: one for name, one in sets.items() if not is_statistic(one)}
         for name, scorers in sets.items():
             for scorer, metrics in scorers.items():
@@ -111,7 +116,8 @@ def auroc_rows(gathered: dict[str, Any]) -> Rows:
                 if stat is not None and is_statistic(stat):
                     rank = spread.get(name, {}).get(scorer)
                     last = "" if rank is None else f"{rank:.1f}"
-                    rows.append((variant, name, scorer, percent(stat), str(stat["n"]), last))
+                    shown = transductive.marked(name, marks)
+                    rows.append((variant, shown, scorer, percent(stat), str(stat["n"]), last))
     return rows
 
 
@@ -184,7 +190,8 @@ def _notes(gathered: dict[str, Any], filled: bool) -> list[str]:
         for variant, parts in gathered["variants"].items()
         if parts.get("ood_rank_left_out")
     ]
-    return [meaning] * filled + absent
+    seen = any(parts.get("transductive") for parts in gathered["variants"].values())
+    return [meaning] * filled + absent + [f"{transductive.MEANING}."] * seen
 
 
 def markdown(shown: Iterable[Table]) -> str:

@@ -19,6 +19,7 @@ BASELINES = ("pixels", "untrained")
 # In-distribution sets, and the OOD set that hyperparameters are chosen on.
 TRAIN, TEST, CALIBRATION, VALIDATION = "train", "test", "calibration", "validation"
 OWN = (TRAIN, TEST, CALIBRATION, VALIDATION)
+FITTED = (TRAIN, CALIBRATION, VALIDATION)  # of these no detection is measured
 CALIBRATED = 1000  # train images that set the threshold where the config names no others
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from ood_jax import transductive
 from ood_jax.atomic import replaced
 from ood_jax.place import place, reason
 from ood_jax.untrusted import read_json
@@ -175,16 +176,24 @@ def show(results: dict[str, Any]) -> None:
 
 
 def table_rows(results: dict[str, Any]) -> list[tuple[str, dict[str, Any], bool]]:
-    """(name, {SCORER: metrics}, is it a mean?): near sets, their mean, far sets, their mean."""
+    """(name, {SCORER: metrics}, is it a mean?): near sets, their mean, far sets, their mean.
+
+    The names of transductive sets, and of means over any, end in `transductive.SIGN`.
+    """
     rows: list[tuple[str, dict[str, Any], bool]] = []
+    seen = transductive.counts_of(results)
     sets = dict(results["sets"])
     for group in ("near", "far"):
         names = results["groups"][group]
         if not names:
             continue
-        rows += [(f"{name} ({group})", sets.pop(name), False) for name in names]
-        rows.append((f"mean of {group}", results[group], True))
-    return rows + [(name, found, False) for name, found in sets.items()]
+        rows += [
+            (f"{transductive.marked(name, seen)} ({group})", sets.pop(name), False)
+            for name in names
+        ]
+        mean = transductive.marked(f"mean of {group}", seen, *names)
+        rows.append((mean, results[group], True))
+    return rows + [(transductive.marked(n, seen), found, False) for n, found in sets.items()]
 
 
 def in_distribution_lines(results: dict[str, Any]) -> list[str]:
@@ -222,4 +231,4 @@ def in_distribution_lines(results: dict[str, Any]) -> list[str]:
     if skipped:
         listed = ", ".join(f"{name} {count:,}" for name, count in skipped.items())
         lines.append(f"images that could not be read: {listed}")
-    return lines
+    return lines + transductive.lines(results)

@@ -70,7 +70,7 @@ def score_run(
     import jax
 
     from ood_jax import plan as plans
-    from ood_jax import results
+    from ood_jax import results, transductive
     from ood_jax.checkpoint import restore_for_scoring, stages_in
     from ood_jax.evaluate import evaluate
 
@@ -80,13 +80,19 @@ def score_run(
     plan = plans.check(config, ood, tune=tune)
     plans.check_model(plan.shapes, restored, workdir)
     _check_writable(path)
+    earlier = dict(list(stages_in(workdir).items())[:-1])
+    common = transductive.in_common(
+        transductive.sources_of([*earlier.values(), restored.config.to_dict()]),
+        {name: source for name, source in plan.sets.items() if name not in plans.FITTED},
+        root=config.data.root,
+    )
     found = evaluate(plan, config, restored, _features_folder(workdir), tune=tune)
     written = {
         "schema": results.SCHEMA,
         "name": config.name or config.method.name,
         "step": restored.step,
         "config": json.loads(to_json(found.config)),
-        "earlier_stages": dict(list(stages_in(workdir).items())[:-1]),
+        "earlier_stages": earlier,
         "in_distribution": found.in_distribution,
         "scorers": found.scorers,
         "sets": found.metrics,
@@ -95,6 +101,8 @@ def score_run(
         "skipped": found.skipped,
         "not_scored": found.not_scored,
         "tuned": found.tuned,
+        "transductive": common.counts,
+        "unopened": common.unopened,
     }
     if jax.process_index() == 0:
         _write(written, found, path)

@@ -36,6 +36,7 @@ class Source:
     same indices -> int32 [M], -1 = none; None = the set has no labels. array: uint8
     [count, H, W, 3], where all images lie in memory or in a memory-mapped file. rows: int64 [N],
     which images, in order; None = all. parts: of a union, as far as `rows` leaves them; () = none.
+    joined: the sources of a union, each whole.
     """
 
     spec: str
@@ -47,6 +48,7 @@ class Source:
     array: np.ndarray | None = None
     rows: np.ndarray | None = None
     parts: tuple[Part, ...] = ()
+    joined: tuple["Source", ...] = ()
 
     def __len__(self) -> int:
         return self.count if self.rows is None else len(self.rows)

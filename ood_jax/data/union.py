@@ -130,6 +130,7 @@ def union(opened: Sequence[tuple[str, Source]], spec: str) -> Source:
         read_labels=_labels(sources, parts),
         array=_together(sources),
         parts=tuple(parts),
+        joined=tuple(sources),
     )
 
 

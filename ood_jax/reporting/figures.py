@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ood_jax import metrics, plots
+from ood_jax import metrics, plots, transductive
 from ood_jax.reporting.blocks import Block, LeftOut, Panel, Panels, clean, short
 from ood_jax.reporting.workdirs import TEST, Run, groups
 
@@ -50,11 +50,12 @@ def _histogram_panels(run: Run, number: int) -> list[Panel]:
     pairs = _pairs(run)
     threshold = run.results.get("scorers", {}).get(run.primary, {}).get("threshold")
     ordered = [(g, name) for g, names in groups(run).items() for name in names if name in pairs]
-    out = []
+    out, seen = [], transductive.counts_of(run.results)
     for index, (group, name) in enumerate(ordered, 1):
         inside, outside = pairs[name]
         area = metrics.auroc(inside, outside)
-        title = f"{short(name)}{'' if group == 'other' else f' ({group})'}, AUROC {100 * area:.1f}"
+        shown = transductive.marked(short(name), seen, name)
+        title = f"{shown}{'' if group == 'other' else f' ({group})'}, AUROC {100 * area:.1f}"
 
         def draw(panel: "Axes", inside: Any = inside, outside: Any = outside, title: str = title):
             _histogram(panel, inside, outside, threshold)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from ood_jax import transductive
 from ood_jax.gather import percent
 from ood_jax.reporting.blocks import Block, Body, Cell, Column, LeftOut, Table, Text, clean
 from ood_jax.reporting.variants import Variant
@@ -90,7 +91,14 @@ def _notation(variants: Sequence[Variant]) -> str:
         text += " ±: sample standard deviation over seeds (divisor n − 1)."
     if _has_intervals(variants):
         text += " [low, high]: 95 % bootstrap interval over images, of a single run."
+    if any(_seen(variant) for variant in variants):
+        text += f" {transductive.MEANING}."
     return text
+
+
+def _seen(variant: Variant) -> dict[str, Any]:
+    """What `transductive.over_runs` tells of the variant's runs."""
+    return transductive.over_runs(run.results | {"groups": groups(run)} for run in variant.runs)
 
 
 def _has_intervals(variants: Sequence[Variant]) -> bool:
@@ -216,15 +224,20 @@ def _printed(stat: dict[str, Any]) -> float:
 
 
 def cell(v: Variant, place: Place, scorer: str, key: str, best: float | None = None) -> Cell:
-    """A fraction in percent with its deviation over seeds, or its interval of a single run."""
+    """A fraction in percent with its deviation over seeds, or its interval of a single run.
+
+    With the sign of transductive sets, and of means over any.
+    """
     stat = found(v, place, scorer, key)
     if stat is None:
         return NONE
+    out = percent_cell(stat)
     if stat["n"] == 1:
         low, high = (found(v, place, scorer, f"{key}_{end}") for end in ("low", "high"))
-        interval = f"[{percent(low)}, {percent(high)}]" if low and high else ""
-        return Cell(percent(stat), interval, best == _printed(stat))
-    return percent_cell(stat)._replace(best=best == _printed(stat))
+        out = Cell(percent(stat), f"[{percent(low)}, {percent(high)}]" if low and high else "")
+    seen = _seen(v).get("sets" if place.part == "sets" else "groups", ())
+    text = transductive.marked(out.text, seen, place.name if place.part == "sets" else place.part)
+    return out._replace(text=text, best=best == _printed(stat))
 
 
 def percent_cell(stat: dict[str, Any]) -> Cell:
