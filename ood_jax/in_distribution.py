@@ -31,7 +31,7 @@ def measure(
     train, test = found[TRAIN], found[TEST]
     sensitivity, literal = _sensitivity(plan, train, plan.scorers[primary], test_scores[primary])
     return {
-        "accuracy": _accuracy(config, test),
+        **accuracies(config, test),
         "knn_accuracy": knn_accuracy(config, train, test, plan.mesh),
         "knn_neighbours": config.score.knn,
         "sensitivity_auroc": sensitivity,
@@ -61,12 +61,20 @@ def _sensitivity(
     return metrics.auroc(scorer.score_train(state), test_scores), literal
 
 
-def _accuracy(config: ConfigDict, test: Extracted) -> float | None:
-    """Of the logits, on labelled test images; None where logits are no classes or labels absent."""
+def accuracies(config: ConfigDict, test: Extracted) -> dict[str, float | None]:
+    """ "accuracy" on labelled test images, None where logits are no classes or labels absent.
+
+    Of two classifiers of the same classes it is the first's; "second_accuracy" is the other's,
+    where its logits were extracted.
+    """
     logits, labels = test.features.logits, test.features.labels
+    second = test.features.second_logits
     if config.head.name not in CLASSIFIERS or logits is None or labels is None or max(labels) < 0:
-        return None
-    return accuracy(np.argmax(np.asarray(logits), 1), labels)
+        return {"accuracy": None}
+    heads = {"accuracy": logits}
+    if second is not None and second.shape == logits.shape:
+        heads["second_accuracy"] = second
+    return {name: accuracy(np.argmax(np.asarray(x), 1), labels) for name, x in heads.items()}
 
 
 def knn_accuracy(config: ConfigDict, train: Extracted, test: Extracted, mesh: Mesh) -> float | None:

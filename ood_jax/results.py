@@ -196,6 +196,17 @@ def table_rows(results: dict[str, Any]) -> list[tuple[str, dict[str, Any], bool]
     return rows + [(transductive.marked(n, seen), found, False) for n, found in sets.items()]
 
 
+def _accuracy_lines(found: dict[str, Any]) -> list[str]:
+    """The first classifier's, the second's, and both before the last stage."""
+    texts = []
+    for ending, when in (("", ""), ("_before", " before the last stage")):
+        first, second = (found.get(name + ending) for name in ("accuracy", "second_accuracy"))
+        if first is not None:
+            other = "" if second is None else f", of the second classifier {100 * second:.2f} %"
+            texts.append(f"accuracy{when} {100 * first:.2f} %{other}")
+    return texts
+
+
 def in_distribution_lines(results: dict[str, Any]) -> list[str]:
     """The in-distribution block in words, one fact a line; what was not measured is left out."""
     found = results["in_distribution"]
@@ -206,8 +217,7 @@ def in_distribution_lines(results: dict[str, Any]) -> list[str]:
     if found["knn_accuracy"] is not None:
         near = found["knn_neighbours"]
         lines.append(f"kNN accuracy {100 * found['knn_accuracy']:.2f} % ({near} neighbours)")
-    if found["accuracy"] is not None:
-        lines.append(f"accuracy {100 * found['accuracy']:.2f} %")
+    lines += _accuracy_lines(found)
     if found["sensitivity_auroc"] is not None:
         left_out, literal = found["sensitivity_auroc"], found["sensitivity_auroc_literal"]
         line = f"sensitivity: AUROC of train against test {100 * left_out:.2f} %"

@@ -69,8 +69,8 @@ def score_run(
     """
     import jax
 
+    from ood_jax import before, results, transductive
     from ood_jax import plan as plans
-    from ood_jax import results, transductive
     from ood_jax.checkpoint import restore_for_scoring, stages_in
     from ood_jax.evaluate import evaluate
 
@@ -86,14 +86,16 @@ def score_run(
         {name: source for name, source in plan.sets.items() if name not in plans.FITTED},
         root=config.data.root,
     )
-    found = evaluate(plan, config, restored, _features_folder(workdir), tune=tune)
+    folder = _features_folder(workdir)
+    found = evaluate(plan, config, restored, folder, tune=tune)
     written = {
         "schema": results.SCHEMA,
         "name": config.name or config.method.name,
         "step": restored.step,
         "config": json.loads(to_json(found.config)),
         "earlier_stages": earlier,
-        "in_distribution": found.in_distribution,
+        "in_distribution": found.in_distribution
+        | before.accuracies(workdir, restored, config, plan, folder),
         "scorers": found.scorers,
         "sets": found.metrics,
         "groups": {group: list(names) for group, names in plan.groups.items()},

@@ -16,6 +16,7 @@ from ood_jax.reporting.tables import (
 )
 from ood_jax.reporting.variants import ALIKE, Variant, differing, partial, seed, shown
 
+OF_SOME = ("second_accuracy", "accuracy_before", "second_accuracy_before", "skipped")
 HIGHLIGHTS = (
     "method.name",
     "method.preset",
@@ -33,6 +34,9 @@ HIGHLIGHTS = (
 )
 INSIDE = (
     ("accuracy", "ID accuracy, %"),
+    ("second_accuracy", "ID accuracy, second classifier, %"),
+    ("accuracy_before", "ID accuracy before the last stage, %"),
+    ("second_accuracy_before", "second classifier before it, %"),
     ("knn_accuracy", "kNN accuracy, %"),
     ("sensitivity_auroc", "sensitivity, %"),
     ("sensitivity_auroc_literal", "literal sensitivity, %"),
@@ -93,7 +97,8 @@ def in_distribution(variants: Sequence[Variant]) -> list[Block]:
     )
     header = (Column(""), *(Column(title) for _, title in keys))
     out: list[Block] = [Table("In distribution", caption, header, (Body("", rows),))]
-    absent = [title.removesuffix(", %") for key, title in INSIDE[:5] if (key, title) not in keys]
+    expected = [one for one in INSIDE if one[0] not in OF_SOME and not one[0].startswith("n_")]
+    absent = [title.removesuffix(", %") for key, title in expected if (key, title) not in keys]
     if absent:
         out.append(LeftOut(f"Not measured in these runs: {', '.join(absent)}."))
     return out
