@@ -3,21 +3,24 @@
     python -m ood_jax.main --config=configs/baselines_cifar.py:METHOD[,ID][,SIZE][,tuned] \\
         --config.data.root=DIR
 
-METHOD  supervised (default: cross-entropy) | label_smoothing (.1) | logit_norm | outlier_exposure
+METHOD  supervised (default: cross-entropy) | label_smoothing (.1) | logit_norm | outlier_exposure |
+        mix_oe | rotation
 ID      cifar10 (default) | cifar100, the in-distribution set; the other one is near OOD
 SIZE    small (default: ResNet-10 of width 16, AdamW, for two CPU cores) | resnet18 (ResNet-18, 100
         epochs of SGD, OpenOOD's CIFAR setting; not run)
-tuned   outlier_exposure: in two stages, supervised and then a tenth of the epochs with outliers at
-        a small rate, the other of the paper's two settings
-DIR     holds cifar10-train.npz, cifar10-test.npz, cifar100-train.npz, cifar100-test.npz and
-        tinyimagenet-train.npz with its labels (`python -m ood_jax.prepare` writes them)
+tuned   outlier_exposure, mix_oe: in two stages, supervised and then a tenth of the epochs with
+        outliers at a small rate, as MixOE's paper and one of outlier exposure's two settings
+DIR     holds cifar10-train.npz, cifar10-test.npz, cifar100-train.npz, cifar100-test.npz (`python -m
+        ood_jax.prepare` writes them) and tinyimagenet-train.npz, the auxiliary set with its labels
 
 Data, network, optimiser and epochs are the same for all, so that a table compares methods. Outliers
 are the images of 160 classes of Tiny ImageNet, far OOD those of its other 40, so that neither
 images nor classes of the test are seen; the last 40 in WordNet's order, mostly things, food and
-plants. Some of its classes are CIFAR's too (cats, dogs, lorries). The last 1,000 train images set
-thresholds, the first 1,000 of the other CIFAR's test set are for validation; neither is in a number.
---config.head.second_outputs=10 trains two classifiers, MCD's baselines. Ours: small in the README.
+plants. Some of its classes are CIFAR's too (cats, dogs, sports cars). The last 1,000 train images
+set thresholds, the first 1,000 of the other CIFAR's test set are for validation; neither is in a
+number. --config.head.second_outputs=10 trains two classifiers, MCD's baselines (not of rotation,
+whose second one tells turns apart). A step of rotation passes four times as many images, one of
+the outliers' methods twice. Ours: small in the README.
 """
 
 from oecl_cifar import chosen
@@ -26,8 +29,15 @@ from supervised_cifar import set_network, set_optimiser
 
 from ood_jax.config import base, staged
 
-METHODS = ("supervised", "label_smoothing", "logit_norm", "outlier_exposure")
-TUNED = ("outlier_exposure",)
+METHODS = (
+    "supervised",
+    "label_smoothing",
+    "logit_norm",
+    "outlier_exposure",
+    "mix_oe",
+    "rotation",
+)
+WITH_OUTLIERS = ("outlier_exposure", "mix_oe")
 SIZES = ("small", "resnet18")
 SEEN = "npz:tinyimagenet-train.npz[classes=0-159]"
 UNSEEN = "npz:tinyimagenet-train.npz[classes=160-199]"
@@ -53,7 +63,7 @@ def parsed(argument: str) -> tuple[str, str, bool, bool]:
     method, *rest = argument.split(",")
     if method not in METHODS:
         raise ValueError(f"{argument!r}: begin with {', '.join(METHODS)}")
-    tuned = ("tuned",) if method in TUNED else ()
+    tuned = ("tuned",) if method in WITH_OUTLIERS else ()
     dataset, size, tune = chosen(argument, rest, (tuple(CLASSES), SIZES, tuned))
     return method, dataset or "cifar10", size != "resnet18", bool(tune)
 
@@ -68,7 +78,7 @@ def classifier(method: str, dataset: str, small: bool):
     c.head.outputs = CLASSES[dataset]
     if method == "label_smoothing":
         c.method.label_smoothing = 0.1
-    if method in TUNED:
+    if method in WITH_OUTLIERS:
         c.data.auxiliary = SEEN
     if not small:  # OpenOOD's
         c.method.crop_pad = 4
@@ -76,4 +86,7 @@ def classifier(method: str, dataset: str, small: bool):
         c.optim.weight_decay = c.optim.weight_decay_end = 5e-4
         c.optim.warmup_epochs, c.optim.clip, c.optim.no_decay = 0.0, 0.0, ""
     c.score.scorers = ("msp", "max_logit", "energy", "gen", "odin", "knn")
+    if method == "rotation":
+        c.head.second_outputs = 4
+        c.score.scorers += ("rotation",)
     return c

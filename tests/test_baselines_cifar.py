@@ -14,8 +14,9 @@ from ood_jax.recipe import load
 from ood_jax.train import init_state, make_step, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
-METHODS = ("supervised", "label_smoothing", "logit_norm", "outlier_exposure")
-WITH_OUTLIERS = ("outlier_exposure",)
+WITH_OUTLIERS = ("outlier_exposure", "mix_oe")
+METHODS = ("supervised", "label_smoothing", "logit_norm", *WITH_OUTLIERS, "rotation")
+OWN = "score.scorers"  # rotation has a score of its own
 SHARED = ("data.train", "data.test", "model.", "optim.", "train.", "score.", "head.outputs")
 
 
@@ -63,6 +64,7 @@ def test_every_recipe_has_a_step(argument, tmp_path):
 def test_a_table_compares_methods_alone(dataset, size):
     first, *others = (
         {k: v for k, v in flat(only(f"{method},{dataset},{size}")).items() if k.startswith(SHARED)}
+        | {OWN: ()}
         for method in METHODS
     )
     assert len(first) > 50 and first["head.outputs"] == int(dataset.removeprefix("cifar"))

@@ -25,6 +25,7 @@ _MODULES = {
     "last_layer": ("react", "gradnorm", "dice", "nci", "fdbd", "she"),
     "subspace": ("vim", "residual"),
     "odin": ("odin",),
+    "rotation": ("rotation",),
     "gram": ("gram",),
 }
 NAMES = {
