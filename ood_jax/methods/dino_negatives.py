@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from ood_jax.losses.distill import (
@@ -141,14 +142,13 @@ def _forward(
         groups = {k.removesuffix(f"_{size}"): v for k, v in batch.items() if k.endswith(size)}
         if not groups:
             continue
-        rows = jnp.concatenate([_rows(views) for views in groups.values()])
-        outputs, stats = net.apply(params, stats, rows, train=True, key=jax.random.fold_in(key, i))
-        start = 0
-        for name, views in groups.items():
-            images, count = views.shape[:2]
-            part = _logits(outputs)[start : start + images * count]
-            logits.setdefault(name, []).append(part.reshape(images, count, -1))
-            start += images * count
+        together = jnp.concatenate(list(groups.values()), axis=1)  # no view leaves its device
+        noise = jax.random.fold_in(key, i)
+        outputs, stats = net.apply(params, stats, _rows(together), train=True, key=noise)
+        found = _logits(outputs).reshape(*together.shape[:2], -1)
+        ends = np.cumsum([views.shape[1] for views in groups.values()])
+        for name, part in zip(groups, jnp.split(found, ends[:-1], axis=1), strict=True):
+            logits.setdefault(name, []).append(part)
     return {name: jnp.concatenate(parts, axis=1) for name, parts in logits.items()}, stats
 
 
