@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 FSDP = (".*=fsdp",)
+IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
 
 
 class Cost(NamedTuple):
@@ -32,22 +33,84 @@ class Cost(NamedTuple):
     collectives: dict[str, tuple[int, int]]
 
 
-def collectives(hlo: str) -> dict[str, tuple[int, int]]:
-    """{kind: (how many, bytes of their results on one device)} in the text of a compiled module."""
-    found: dict[str, tuple[int, int]] = {}
-    for result, kind in re.findall(rf" = (.*?) ({KINDS})(?:-start)?\(", hlo):
+class Collective(NamedTuple):
+    """size: bytes of the results on one device. members: the first group of devices in it."""
+
+    kind: str
+    size: int
+    members: tuple[int, ...]
+
+
+def each_collective(hlo: str) -> list[Collective]:
+    """Every collective in the text of a compiled module, in order; a loop's once.
+
+    Of a collective-permute the members are the first two devices that exchange something.
+
+    Raises:
+      ValueError: groups of devices written in a way that is not known here.
+    """
+    header = re.search(r"num_partitions=(\d+)", hlo)
+    devices = int(header[1]) if header else 1
+    found = []
+    for result, kind, start, rest in re.findall(rf" = (.*?) ({KINDS})(-start)?\((.*)", hlo):
         arrays = re.findall(r"([a-z]+)(\d*)\[([\d,]*)\]", result)
+        if start and kind in ("all-gather", "collective-permute"):  # (operands, results, contexts)
+            arrays = [a for a in arrays if a != ("u", "32", "")]
+            arrays = arrays[len(arrays) // 2 :]
         size = sum(
             math.prod(map(int, filter(None, shape.split(",")))) * max(int(bits or 8) // 8, 1)
             for _, bits, shape in arrays
         )
-        count, total = found.get(kind, (0, 0))
-        found[kind] = count + 1, total + size
+        found.append(Collective(kind, size, members(rest, devices)))
     return found
 
 
-def cost(config: Any) -> Cost:
-    """What the compiled step of `config` costs on its mesh."""
+def members(attributes: str, devices: int) -> tuple[int, ...]:
+    """The first group in the attributes of a collective among `devices` devices.
+
+    Raises:
+      ValueError: neither a list, nor an iota, nor axes of a mesh.
+    """
+    pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", attributes)
+    if pairs:
+        moves = [tuple(map(int, p.split(","))) for p in re.findall(r"\{(\d+,\d+)", pairs[0])]
+        return next((move for move in moves if move[0] != move[1]), (0,))
+    text = attributes.partition("replica_groups=")[2]
+    if listed := re.match(r"\{(?:\{([\d,]*)\}.*)?\}", text):
+        return tuple(map(int, listed[1].split(","))) if listed[1] else tuple(range(devices))
+    if iota := re.match(rf"\[\d+,(\d+)\]<={IOTA}", text):
+        return tuple(_iota(iota[2], iota[3])[: int(iota[1])])
+    if mesh := re.match(rf"mesh\[([^\]]*)\](?:, device_ids=\({IOTA}\))? \{{([^}}:]*)\}}", text):
+        sizes = {k: int(v) for k, v in re.findall(r"'(\w+)'=(\d+)", mesh[1])}
+        inner = re.findall(r"'(\w+)'", mesh[4])
+        names = [name for name in sizes if name not in inner] + inner
+        order = ",".join(str(list(sizes).index(name)) for name in names)
+        places = _iota(",".join(map(str, sizes.values())), order)
+        numbers = _iota(mesh[2], mesh[3]) if mesh[2] else range(devices)
+        return tuple(numbers[i] for i in places[: math.prod(sizes[name] for name in inner)])
+    raise ValueError(f"groups of devices that this cannot read: {text[:80]!r}")
+
+
+def _iota(shape: str, order: str | None) -> list[int]:
+    """0, 1, ... as an array of `shape`, its axes put in `order`, in a row again."""
+    import numpy as np
+
+    sizes = tuple(map(int, shape.split(",")))
+    numbers = np.arange(math.prod(sizes)).reshape(sizes)
+    return numbers.transpose(tuple(map(int, order.split(","))) if order else None).ravel().tolist()
+
+
+def collectives(hlo: str) -> dict[str, tuple[int, int]]:
+    """{kind: (how many, bytes of their results on one device)} in the text of a compiled module."""
+    found: dict[str, tuple[int, int]] = {}
+    for one in each_collective(hlo):
+        count, total = found.get(one.kind, (0, 0))
+        found[one.kind] = count + 1, total + one.size
+    return found
+
+
+def traced(config: Any) -> tuple[Any, Any]:
+    """(shapes and places of the state, the traced step) of `config`; nothing is computed."""
     import jax
     import jax.numpy as jnp
 
@@ -64,13 +127,26 @@ def cost(config: Any) -> Cost:
     if config.data.auxiliary:
         host |= {"auxiliary": images, "auxiliary_index": numbers}
     step: Any = jitted_step(run)
-    compiled = step.lower(state, host).compile()
+    return state, step.trace(state, host)
+
+
+def state_bytes(state: Any) -> int:
+    """What one device holds of `state`."""
+    import jax
+
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(state)
+    )
+
+
+def cost(config: Any) -> Cost:
+    """What the compiled step of `config` costs on its mesh."""
+    state, step = traced(config)
+    compiled = step.lower().compile()
     return Cost(
         compiled.cost_analysis()["flops"],
-        sum(
-            math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-            for x in jax.tree.leaves(state)
-        ),
+        state_bytes(state),
         compiled.memory_analysis().temp_size_in_bytes,
         collectives(compiled.as_text()),
     )
@@ -89,14 +165,18 @@ def stand_in(config: Any, folder: Path) -> None:
     config.model.weights = ""
 
 
+def meshes(config: Any, devices: int) -> dict[str, tuple[int, int, tuple[str, ...]]]:
+    """{name: (train.devices, mesh.model, mesh.rules)}: data, fsdp, and the config's own if any."""
+    own = (config.mesh.model, config.mesh.rules)
+    named = {"data": (devices, 1, ()), "fsdp": (devices, 1, FSDP)}
+    return named if own == (1, ()) else named | {"config": (devices, *own)}
+
+
 def report(config: Any, devices: int) -> None:
     """Prints the table of one stage."""
-    own = (config.mesh.model, config.mesh.rules)
-    meshes = {"one device": (1, 1, ()), "data": (devices, 1, ()), "fsdp": (devices, 1, FSDP)}
-    if own != (1, ()):
-        meshes["config"] = (devices, *own)
+    layouts = {"one device": (1, 1, ())} | meshes(config, devices)
     one: Cost | None = None
-    for name, (config.train.devices, config.mesh.model, config.mesh.rules) in meshes.items():
+    for name, (config.train.devices, config.mesh.model, config.mesh.rules) in layouts.items():
         found = cost(config)
         one = one or found
         print(name)
@@ -107,11 +187,16 @@ def report(config: Any, devices: int) -> None:
             print(f"    {kind:20}{count:6,}{size:18,} bytes", flush=True)
 
 
+def simulate(devices: int) -> None:
+    """So many devices on the CPU, for whom nothing is optimised; before jax is imported."""
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"], os.environ["JAX_PLATFORMS"] = flags, "cpu"
+
+
 def main(argv: list[str]) -> None:
     """Prints a table for every stage of the recipe."""
     asked = [int(a.split("=")[1]) for a in argv if a.startswith("--devices=")] or [8]
-    flags = f"--xla_force_host_platform_device_count={asked[0]} --xla_backend_optimization_level=0"
-    os.environ["XLA_FLAGS"], os.environ["JAX_PLATFORMS"] = flags, "cpu"
+    simulate(asked[0])
     from ood_jax.config import stages_of
     from ood_jax.recipe import load
 
