@@ -13,7 +13,7 @@ import numpy as np
 from ood_jax.data.source import Source, take
 from ood_jax.data.sources import open_source
 from ood_jax.data.union import singles, uncut
-from ood_jax.untrusted import home
+from ood_jax.place import is_remote, under
 
 SIGN = "†"
 MEANING = f"{SIGN}: transductive, images of the set were among those of training"
@@ -159,4 +159,7 @@ def _named_alike(rows: dict[str, np.ndarray], root: str) -> dict[str, np.ndarray
 def _identity(base: str, root: str) -> str:
     """KIND:WHERE, the same however a path is written."""
     kind, _, where = base.partition(":")
-    return f"{kind}:{os.path.realpath(home(root) / home(where))}" if kind in ON_DISK else base
+    if kind not in ON_DISK:
+        return base
+    path = under(root, where)
+    return f"{kind}:{os.fspath(path) if is_remote(path) else os.path.realpath(path)}"
