@@ -85,27 +85,46 @@ def evaluate(
         sets = {name: plan.sets[name] for name in found}
         theirs = judge(plan, {primary: scorer}, kept.extract(other, sets), other.suffix)
         judged = _merged(judged, theirs)
-    calibration = judged.scores.pop(CALIBRATION)
+    done = summed_up(judged, found, plan.sets, plan.groups, config, inside)
+    not_scored = plan.not_scored | judged.failed
+    return done._replace(not_scored=not_scored, tuned=tuned, examples=shown)
+
+
+def summed_up(
+    judged: Judged,
+    found: Found,
+    sets: dict[str, Source],
+    groups: dict[str, tuple[str, ...]],
+    config: ConfigDict,
+    inside: dict[str, Any],
+) -> Evaluation:
+    """From the scores of all sets to metrics; nothing is left out, nothing tuned, no examples.
+
+    found: of each set its rows and labels, and how many were skipped. groups: near and far, names
+    of OOD sets. inside: the in-distribution block.
+    """
+    scores = dict(judged.scores)
+    calibration = scores.pop(CALIBRATION)
     by_scorer = _thresholds(judged, calibration, config.score.keep)
     by_set = {
-        name: _metrics(judged.scores[TEST], scores, by_scorer)
-        for name, scores in judged.scores.items()
+        name: _metrics(scores[TEST], values, by_scorer)
+        for name, values in scores.items()
         if name != TEST
     }
-    groups = {group: group_means(by_set, names) for group, names in plan.groups.items()}
-    _add_intervals(by_set, groups, plan.groups, judged.scores, config.score.bootstrap)
+    by_group = {group: group_means(by_set, names) for group, names in groups.items()}
+    _add_intervals(by_set, by_group, groups, scores, config.score.bootstrap)
     return Evaluation(
         config,
         inside,
         by_scorer,
         by_set,
-        groups,
-        {n: _set_scores(plan.sets[n], found[n], judged.scores, n) for n in judged.scores},
+        by_group,
+        {n: _set_scores(sets[n], found[n], scores, n) for n in scores},
         calibration,
         {name: extracted.skipped for name, extracted in found.items()},
-        plan.not_scored | judged.failed,
-        tuned,
-        shown,
+        {},
+        {},
+        {},
     )
 
 

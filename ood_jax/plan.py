@@ -49,14 +49,7 @@ def check(config: ConfigDict, ood: dict[str, str] | None = None, *, tune: bool =
     Raises:
       ValueError: in one line, whatever is wrong.
     """
-    outside, groups = _outside(config, ood)
-    sets = fitted_sets(config)
-    own = {TEST: _benchmark(config).test if config.score.benchmark else config.data.test}
-    if tune:
-        own[VALIDATION] = _validation(config, outside)
-    for name, spec in (own | outside).items():
-        sets[name] = open_source(spec, root=config.data.root)
-    _check_numbers(config, sets[TRAIN])
+    sets, groups = opened(config, ood, tune=tune)
     mesh = scoring_mesh(config)
     net = models.build(config)
     shapes = jax.eval_shape(lambda: models.init_params(net, config))
@@ -65,6 +58,25 @@ def check(config: ConfigDict, ood: dict[str, str] | None = None, *, tune: bool =
     usable, not_scored = _usable(network, mesh, sets[TRAIN].read_labels is not None)
     fields = needs.fields(network, usable.values())
     return Plan(sets, groups, net, mesh, fields, shapes, usable, not_scored)
+
+
+def opened(
+    config: ConfigDict, ood: dict[str, str] | None = None, *, tune: bool = False
+) -> tuple[dict[str, Source], dict[str, tuple[str, ...]]]:
+    """All sets by name, and which of the OOD sets are near and far; arguments as `check`'s.
+
+    Raises:
+      ValueError: in one line, whatever is wrong with a set or a number below `score`.
+    """
+    outside, groups = _outside(config, ood)
+    sets = fitted_sets(config)
+    own = {TEST: _benchmark(config).test if config.score.benchmark else config.data.test}
+    if tune:
+        own[VALIDATION] = _validation(config, outside)
+    for name, spec in (own | outside).items():
+        sets[name] = open_source(spec, root=config.data.root)
+    _check_numbers(config, sets[TRAIN])
+    return sets, groups
 
 
 def scoring_mesh(config: ConfigDict) -> Mesh:

@@ -31,8 +31,10 @@ SCORING = (
 if TYPE_CHECKING:  # jax and what needs it are imported where used: --help does not wait
     from etils import epath
 
+    from ood_jax.data.source import Source
     from ood_jax.evaluate import Evaluation
     from ood_jax.plan import Plan
+    from ood_jax.transductive import Common
 
 
 def check_sources(config: ConfigDict, ood: dict[str, str] | None = None) -> "Plan":
@@ -69,36 +71,55 @@ def score_run(
     """
     import jax
 
-    from ood_jax import before, results, transductive
+    from ood_jax import before
     from ood_jax import plan as plans
     from ood_jax.checkpoint import restore_for_scoring, stages_in
     from ood_jax.evaluate import evaluate
 
-    path = _out(workdir, ood, out)
+    path = results_file(workdir, ood, out)
     restored = restore_for_scoring(workdir, step)
     config = override(restored.config if config is None else config, overrides, SCORING)
     plan = plans.check(config, ood, tune=tune)
     plans.check_model(plan.shapes, restored, workdir)
-    _check_writable(path)
+    check_place(path)
     earlier = dict(list(stages_in(workdir).items())[:-1])
-    common = transductive.in_common(
-        transductive.sources_of([*earlier.values(), restored.config.to_dict()]),
-        {name: source for name, source in plan.sets.items() if name not in plans.FITTED},
-        root=config.data.root,
-    )
+    trees = [*earlier.values(), restored.config.to_dict()]
+    common = shared(trees, plan.sets, config.data.root)
     folder = _features_folder(workdir)
     found = evaluate(plan, config, restored, folder, tune=tune)
-    written = {
-        "schema": results.SCHEMA,
+    written = document(found, plan.groups, restored.step, common) | {"earlier_stages": earlier}
+    written["in_distribution"] |= before.accuracies(workdir, restored, config, plan, folder)
+    if jax.process_index() == 0:
+        keep(written, found, path)
+    return written
+
+
+def shared(trees: Sequence[dict[str, Any]], sets: "dict[str, Source]", root: str) -> "Common":
+    """Images of the scored ones of `sets` that were trained on, by runs of the configs `trees`."""
+    from ood_jax import transductive
+    from ood_jax.plan import FITTED
+
+    scored = {name: source for name, source in sets.items() if name not in FITTED}
+    return transductive.in_common(transductive.sources_of(trees), scored, root=root)
+
+
+def document(
+    found: "Evaluation", groups: dict[str, tuple[str, ...]], step: int, common: "Common"
+) -> dict[str, Any]:
+    """What results.json says of a run without earlier stages. step: of the checkpoint."""
+    from ood_jax.results import SCHEMA
+
+    config = found.config
+    return {
+        "schema": SCHEMA,
         "name": config.name or config.method.name,
-        "step": restored.step,
-        "config": json.loads(to_json(found.config)),
-        "earlier_stages": earlier,
-        "in_distribution": found.in_distribution
-        | before.accuracies(workdir, restored, config, plan, folder),
+        "step": step,
+        "config": json.loads(to_json(config)),
+        "earlier_stages": {},
+        "in_distribution": found.in_distribution,
         "scorers": found.scorers,
         "sets": found.metrics,
-        "groups": {group: list(names) for group, names in plan.groups.items()},
+        "groups": {group: list(names) for group, names in groups.items()},
         **found.groups,
         "skipped": found.skipped,
         "not_scored": found.not_scored,
@@ -106,15 +127,23 @@ def score_run(
         "transductive": common.counts,
         "unopened": common.unopened,
     }
-    if jax.process_index() == 0:
-        _write(written, found, path)
-        results.show(written)
-        print(f"written: {path}", file=sys.stderr)
-    return written
 
 
-def _out(workdir: str, ood: dict[str, str] | None, out: str | None) -> "epath.Path":
-    """The JSON file that results go to; see the top of this file."""
+def keep(written: dict[str, Any], found: "Evaluation", path: "epath.Path") -> None:
+    """Writes the results and all that lies beside, and shows them."""
+    from ood_jax import results
+
+    _write(written, found, path)
+    results.show(written)
+    print(f"written: {path}", file=sys.stderr)
+
+
+def results_file(workdir: str, ood: dict[str, str] | None, out: str | None) -> "epath.Path":
+    """The JSON file that results go to; see the top of this file.
+
+    Raises:
+      ValueError: `out` does not end in .json; many OOD sets and no `out`.
+    """
     from ood_jax.place import place
 
     if out is not None:
@@ -130,7 +159,12 @@ def _out(workdir: str, ood: dict[str, str] | None, out: str | None) -> "epath.Pa
     return folder / "scores" / f"{name}.json"
 
 
-def _check_writable(path: "epath.Path") -> None:
+def check_place(path: "epath.Path") -> None:
+    """Refuses a JSON file that cannot be written.
+
+    Raises:
+      ValueError: it is a folder, or its folder cannot be written.
+    """
     from ood_jax.atomic import check_writable
     from ood_jax.place import kind
 
@@ -146,7 +180,7 @@ def _features_folder(workdir: str) -> "epath.Path | None":
 
     folder = place(workdir) / "features"
     try:
-        _check_writable(folder / "any.npz")
+        check_place(folder / "any.npz")
     except ValueError:
         print(f"{folder} cannot be written: features are not kept", file=sys.stderr)
         return None
@@ -163,8 +197,9 @@ def _write(written: dict[str, Any], found: "Evaluation", path: "epath.Path") -> 
 
     places = results.places(path)
     results.write_scores(found.scores, places["parquet"], places["csv"])
-    with replaced(places["examples"]) as fresh, open(fresh, "wb") as file:
-        np.savez(file, **found.examples)  # type: ignore[arg-type]
+    if found.examples:
+        with replaced(places["examples"]) as fresh, open(fresh, "wb") as file:
+            np.savez(file, **found.examples)  # type: ignore[arg-type]
     calibration.write(
         calibration.Calibration(
             written["step"],

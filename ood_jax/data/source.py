@@ -1,6 +1,6 @@
 """A source: random access to the images of one named set, and how a set is cut down."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -121,6 +121,30 @@ def take(source: Source, rows: np.ndarray, spec: str) -> Source:
     return replace(source, spec=spec, rows=picked, parts=parts)
 
 
+def renumbered(source: Source, numbers: Sequence[int]) -> Source:
+    """A labelled source whose classes `numbers` are 0, 1, ... in this order; other labels are -1.
+
+    Of a union the parts are forgotten: their classes are no longer in a row.
+
+    Raises:
+      ValueError: a class twice.
+    """
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"{source.spec!r} renumbers a class twice: name each once")
+    before = source.read_labels
+    assert before is not None  # the filter that asks for it has read them
+    order = np.argsort(numbers)
+    ascending = np.asarray(numbers)[order]
+
+    def read_labels(rows: np.ndarray) -> np.ndarray:
+        old = before(rows)
+        places = np.minimum(np.searchsorted(ascending, old), len(ascending) - 1)
+        return np.where(ascending[places] == old, order[places], -1).astype(np.int32)
+
+    names = tuple(source.classes[number] for number in numbers) if source.classes else ()
+    return replace(source, classes=names, read_labels=read_labels, parts=())
+
+
 def _cut(part: Part, rows: np.ndarray) -> Part:
     start, stop = np.searchsorted(rows, (part.rows, part.rows + part.count))
     return replace(part, rows=int(start), count=int(stop - start))
@@ -142,7 +166,8 @@ def check_classes(train: Source, classes: int, method: str) -> None:
     if labels.max() >= classes:
         raise ValueError(
             f"data.train has labels up to {labels.max()}, head.outputs = {classes}: use"
-            f" {labels.max() + 1} outputs or more (filters by class leave the numbers as they are)"
+            f" {labels.max() + 1} outputs or more ([classes=...] leaves the numbers as they are,"
+            " [renumber=...] counts from 0)"
         )
     if labels.min() == labels.max():
         raise ValueError(

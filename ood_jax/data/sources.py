@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ood_jax.data.source import CorruptImage, Part, Source, take
+from ood_jax.data.source import CorruptImage, Part, Source, renumbered, take
 from ood_jax.data.union import inside, named, split, uncut, union
 from ood_jax.place import under
 
@@ -35,8 +35,8 @@ KINDS = {
 }
 UNION = "; a union is A + B or NAME=A + NAME=B, with spaces round the plus, and (A + B)[:9] cuts it"
 FILTERS = (
-    "[:1000], [10:20], [-1000:], [classes=0-4,7], [classes=cat,dog], [sample=100] or"
-    " [sample=100@SEED]"
+    "[:1000], [10:20], [-1000:], [classes=0-4,7], [classes=cat,dog], [renumber=0-4,7],"
+    " [sample=100] or [sample=100@SEED]"
 )
 SHOWN = 20  # classes that an error lists
 MOST_FILTERS = 100  # behind one source
@@ -81,7 +81,7 @@ def cut(source: Source, filters: str) -> Source:
     opened = source.spec
     for text in texts:
         opened = filtered(opened, f"[{text}]")
-        source = take(source, _rows(source, text.strip(), opened), opened)
+        source = _filtered(source, text.strip(), opened)
     return source
 
 
@@ -117,6 +117,15 @@ def _open(spec: str, root: str) -> Source:
     return open_folder(path, spec) if kind == "folder" else open_arrays(path, spec)
 
 
+def _filtered(source: Source, text: str, spec: str) -> Source:
+    """`source`, called `spec`, under one filter."""
+    name, equals, value = text.partition("=")
+    if name.strip() != "renumber" or not equals:
+        return take(source, _rows(source, text, spec), spec)
+    rows, numbers = _of_classes(source, value, spec)
+    return renumbered(take(source, rows, spec), numbers)
+
+
 def _rows(source: Source, text: str, spec: str) -> np.ndarray:
     """The indices that one filter keeps, int64."""
     cut = re.fullmatch(r"(-?\d{1,18})?:(-?\d{1,18})?", text)
@@ -129,10 +138,16 @@ def _rows(source: Source, text: str, spec: str) -> np.ndarray:
         return _sample(len(source), int(sampled[1]), int(sampled[2] or 0), spec)
     if name.strip() != "classes" or not equals:
         raise ValueError(f"{spec!r}: no filter [{text}]; write {FILTERS}")
+    return _of_classes(source, value, spec)[0]
+
+
+def _of_classes(source: Source, text: str, spec: str) -> tuple[np.ndarray, list[int]]:
+    """The indices, int64, and the labels of the classes that a filter names."""
     labels = source.labels
     if labels is None:
-        raise ValueError(f"{spec!r}: the set has no labels; leave [classes=...] out")
-    return np.flatnonzero(np.isin(labels, class_numbers(value, source.classes, labels, spec)))
+        raise ValueError(f"{spec!r}: the set has no labels; leave filters by class out")
+    numbers = class_numbers(text, source.classes, labels, spec)
+    return np.flatnonzero(np.isin(labels, numbers)), numbers
 
 
 def _sample(count: int, wanted: int, seed: int, spec: str) -> np.ndarray:

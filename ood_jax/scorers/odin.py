@@ -24,10 +24,7 @@ def odin(config: ConfigDict, mesh: Mesh) -> Scorer:
     Raises:
       ValueError: T not above 0, epsilon below 0; when extracting, a network without logits.
     """
-    if not config.odin_temperature > 0:
-        raise ValueError(f"score.odin_temperature = {config.odin_temperature}: use above 0")
-    if not config.odin_epsilon >= 0:
-        raise ValueError(f"score.odin_epsilon = {config.odin_epsilon}: use 0 or more")
+    temperature, epsilon = numbers(config)
 
     def fit(features: Features) -> dict[str, Any]:
         return {}
@@ -35,8 +32,21 @@ def odin(config: ConfigDict, mesh: Mesh) -> Scorer:
     def score(state: dict[str, Any], features: Features) -> Array:
         return -(features.extra or {})["odin"]
 
-    extra = _extra(float(config.odin_temperature), float(config.odin_epsilon))
+    extra = _extra(temperature, epsilon)
     return Scorer(fit, score, needs=("odin",), extra=extra)
+
+
+def numbers(config: ConfigDict) -> tuple[float, float]:
+    """T and epsilon of `config.score`.
+
+    Raises:
+      ValueError: T not above 0, epsilon below 0.
+    """
+    if not config.odin_temperature > 0:
+        raise ValueError(f"score.odin_temperature = {config.odin_temperature}: use above 0")
+    if not config.odin_epsilon >= 0:
+        raise ValueError(f"score.odin_epsilon = {config.odin_epsilon}: use 0 or more")
+    return float(config.odin_temperature), float(config.odin_epsilon)
 
 
 def confidence(
@@ -49,6 +59,22 @@ def confidence(
 ) -> jax.Array:
     """max softmax(logits(x~) / T) of each of B inputs, float32 [B], higher = in-distribution.
 
+    Arguments as `tempered`'s.
+    """
+    moved = tempered(logits, inputs, temperature=temperature, epsilon=epsilon, std=std)
+    return jax.nn.softmax(moved).max(-1)
+
+
+def tempered(
+    logits: Callable[[Array], Array],
+    inputs: Array,
+    *,
+    temperature: float,
+    epsilon: float,
+    std: Array | tuple[float, ...],
+) -> jax.Array:
+    """logits(x~) / T of each of B inputs, float32 [B, K].
+
     logits: [B, H, W, C] -> [B, K], each row from its own image. std: per channel, of the inputs'
     normalisation; broadcast to [B, H, W, C].
     """
@@ -59,8 +85,7 @@ def confidence(
         return -jnp.sum(jnp.take_along_axis(log_probs, own, -1))
 
     steps = jnp.where(jax.grad(loss)(inputs) >= 0, 1.0, -1.0) / jnp.asarray(std, inputs.dtype)
-    moved = logits(inputs - epsilon * steps) / temperature
-    return jax.nn.softmax(moved).max(-1)
+    return jnp.asarray(logits(inputs - epsilon * steps)) / temperature
 
 
 @lru_cache  # scorers with the same numbers share one Extra and its compilation
@@ -77,13 +102,18 @@ def _extra(temperature: float, epsilon: float) -> Extra:
                 std=forward.std,
             )
 
-        heads = _heads(jax.eval_shape(forward.apply, inputs))
-        return {"odin": jnp.stack([head(name) for name in heads]).mean(0)}
+        names = heads(jax.eval_shape(forward.apply, inputs))
+        return {"odin": jnp.stack([head(name) for name in names]).mean(0)}
 
     return Extra(f"odin {temperature} {epsilon}", compute, train=False)
 
 
-def _heads(outputs: Outputs) -> list[str]:
+def heads(outputs: Outputs) -> list[str]:
+    """The fields of Outputs that classifiers of the same classes are, one or two.
+
+    Raises:
+      ValueError: there is none.
+    """
     if outputs.logits is None:
         raise ValueError("logits: use a network with a classifier or soft-classes")
     second = outputs.second_logits  # of the same classes, unless it tells shifts apart
