@@ -198,11 +198,11 @@ def test_a_member_that_is_missing(sweep, capsys):
 
 
 def test_a_member_that_is_not_finished(sweep, capsys):
-    shutil.rmtree(sweep / "2of3" / "checkpoints" / "6")
+    shutil.rmtree(sweep / "1of3" / "checkpoints" / "6")
     assert eloc.main([f"--workdir={sweep}"]) == 2
     warning, error = capsys.readouterr().err.splitlines()
-    assert "2of3 is left out: it is at step 4 of 6" in warning
-    assert "leaves out split 2" in error
+    assert "1of3 is left out: it is at step 4 of 6" in warning
+    assert "leaves out split 1" in error
 
 
 def test_members_of_two_recipes(sweep, capsys):

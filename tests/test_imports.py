@@ -21,7 +21,7 @@ LAYERS = (
     ("main",),
 )
 CHAIN = ("checkpoint", "features", "score")
-SCORING = ("score", "features", "scorers", "metrics", "results", "checkpoint")
+SCORING = ("score", "eloc", "features", "scorers", "metrics", "results", "checkpoint")
 TRAINING = ("train", "loop", "methods", "losses", "main", "optim")
 # Modules that can run code out of a data file.
 UNSAFE = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "shelve", "marshal", "joblib"}

@@ -227,6 +227,33 @@ def test_filters(numbered, filters, expected):
         source.image(len(source))
 
 
+@pytest.mark.parametrize(
+    ("filters", "expected", "labels", "classes"),
+    [
+        ("[renumber=1,3-4]", [1, 3, 4, 6, 8, 9], [0, 1, 2, 0, 1, 2], ("dog", "owl", "fox")),
+        ("[renumber=fox,cat]", [0, 4, 5, 9], [1, 0, 1, 0], ("fox", "cat")),
+        ("[renumber=fox,cat][classes=0]", [4, 9], [0, 0], ("fox", "cat")),
+        ("[classes=1,4][:3][renumber=4,1][1:]", [4, 6], [0, 1], ("fox", "dog")),
+        ("[renumber=1,3,4][renumber=2,0]", [1, 4, 6, 9], [1, 0, 1, 0], ("fox", "dog")),
+    ],
+)
+def test_classes_that_are_numbered_anew(numbered, filters, expected, labels, classes):
+    source = open_source(f"npz:n.npz{filters}", root=numbered)
+    assert [int(source.image(i)[0, 0, 0]) for i in range(len(source))] == expected
+    assert source.images(np.arange(len(source)))[:, 0, 0, 0].tolist() == expected
+    assert source.labels.tolist() == labels and source.labels.dtype == np.int32
+    assert source.classes == classes and source.spec == f"npz:n.npz{filters}"
+    unnamed = open_source("npz:unnamed.npz[renumber=1,3-4]", root=numbered)
+    assert unnamed.labels.tolist() == [0, 1, 2, 0, 1, 2] and unnamed.classes == ()
+
+
+def test_a_union_numbered_anew_has_no_parts(numbered):
+    source = open_source("(a=npz:n.npz + b=npz:n.npz)[renumber=1,8]", root=numbered)
+    assert source.classes == ("a/dog", "b/owl") and source.parts == ()
+    assert source.labels.tolist() == [0, 0, 1, 1]
+    assert source.name(2) == "b/3"
+
+
 def test_samples_of_one_seed_lie_within_each_other(numbered):
     def rows(filters):
         source = open_source(f"npz:n.npz{filters}", root=numbered)
@@ -264,6 +291,10 @@ def _drawn(count, wanted, seed):
         ("npz:n.npz[classes=owls]", "did you mean owl? there are"),
         ("npz:unnamed.npz[classes=7]", "there are 0, 1, 2, 3, 4"),
         ("npz:bare.npz[classes=1]", "no labels"),
+        ("npz:bare.npz[renumber=1]", "no labels"),
+        ("npz:n.npz[renumber=1,0-2]", "renumbers a class twice"),
+        ("npz:n.npz[renumber=5]", "no class '5'; there are 0 cat, 1 dog"),
+        ("npz:n.npz[renumber]", "[renumber=0-4,7]"),
         ("npz:n.npz[20:]", "none of the 10 images"),
         ("npz:n.npz[:2][classes=4]", "none of the 2 images"),
         ("npz:n.npz[:10%]", "no filter [:10%]; write [:1000]"),
