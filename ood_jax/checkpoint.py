@@ -135,9 +135,9 @@ def check_kind(workdir: str) -> None:
     """Refuses object storage where orbax writes no checkpoints.
 
     Raises:
-      ValueError: it is not gs://.
+      ValueError: it is s3://.
     """
-    if is_remote(workdir) and not workdir.startswith("gs://"):
+    if workdir.startswith("s3://"):
         raise ValueError(
             f"{workdir}: checkpoints are written to gs:// and to disks alone; mount the bucket as a"
             " folder, or name another --workdir"
