@@ -10,7 +10,7 @@ from ood_jax.data.source import CorruptImage, Source
 from ood_jax.features import Extracted
 from ood_jax.plan import CALIBRATION, TEST, TRAIN, Plan
 from ood_jax.scorers import knn
-from ood_jax.types import Array
+from ood_jax.types import Array, Features
 
 WORST = 12  # images of each set
 NEIGHBOURS = 3  # train images beside each
@@ -32,8 +32,9 @@ def collect(
     "meta": JSON {"scorer", "sets"}. Of the test set and every OOD set NAME, worst mistakes first:
     NAME/images uint8 [K, S, S, 3], NAME/rows int32 [K], NAME/scores float64 [K],
     NAME/neighbours uint8 [K, n, S, S, 3], NAME/neighbour_rows int32 [K, n], NAME/cosines float32
-    [K, n]. Of these and train, NAME/points float32 [<= 300, A]: features on the principal axes of
-    the train features.
+    [K, n]. NAME/confidences float32 [N, 3], see there, where there are two classifiers of the same
+    classes. Of these and train, NAME/points float32 [<= 300, A]: features on the principal axes
+    of the train features.
     """
     names = [name for name in found if name not in (TRAIN, CALIBRATION)]
     held = {"meta": np.array(json.dumps({"scorer": scorer, "sets": names}))}
@@ -44,8 +45,24 @@ def collect(
         theirs = _mistakes(plan, config, found, name, worst, side)
         held |= {f"{name}/{key}": value for key, value in theirs.items()}
         held[f"{name}/scores"] = scores[name][scorer][worst]
+        if (both := confidences(found[name].features)) is not None:
+            held[f"{name}/confidences"] = both
     points = _points(found, config.score.feature, [TRAIN, *names])
     return held | {f"{name}/points": value for name, value in points.items()}
+
+
+def confidences(features: Features) -> np.ndarray | None:
+    """max p1, max p2 and sum_k |p1 - p2| of two classifiers: float32 [N, 3]; None = not two."""
+    first, second = features.logits, features.second_logits
+    if first is None or second is None or np.shape(first) != np.shape(second):
+        return None
+    p1, p2 = (_softmax(np.asarray(logits, np.float32)) for logits in (first, second))
+    return np.stack([p1.max(1), p2.max(1), np.abs(p1 - p2).sum(1)], axis=1)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    return shares / shares.sum(1, keepdims=True)
 
 
 def _mistakes(

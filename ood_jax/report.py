@@ -80,6 +80,7 @@ def _sections(
     from ood_jax.reporting import (
         across,
         clp,
+        confidence,
         curves,
         facts,
         figures,
@@ -101,6 +102,8 @@ def _sections(
     more = {}
     if confusion is not None:
         more["AUROC against CLP"] = lambda: clp.against_clp(found, confusion)
+    if confidence.wanted(runs):
+        more["Confidence of both classifiers"] = lambda: confidence.confidence(found)
     if norms.wanted(runs):
         more["Norms of features"] = lambda: norms.norms(found)
     makers = {

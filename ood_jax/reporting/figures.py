@@ -58,7 +58,7 @@ def _histogram_panels(run: Run, number: int) -> list[Panel]:
         title = f"{shown}{'' if group == 'other' else f' ({group})'}, AUROC {100 * area:.1f}"
 
         def draw(panel: "Axes", inside: Any = inside, outside: Any = outside, title: str = title):
-            _histogram(panel, inside, outside, threshold)
+            histogram(panel, inside, outside, threshold)
             panel.set_title(title, loc="left")
 
         file = f"scores-{number}-{index}"
@@ -67,8 +67,18 @@ def _histogram_panels(run: Run, number: int) -> list[Panel]:
     return out
 
 
-def _histogram(panel: "Axes", inside: np.ndarray, outside: np.ndarray, threshold: Any) -> None:
-    edges = plots.bulk_edges(inside, outside)
+def histogram(
+    panel: "Axes",
+    inside: np.ndarray,
+    outside: np.ndarray,
+    threshold: Any = None,
+    edges: np.ndarray | None = None,
+) -> None:
+    """In-distribution scores [N], filled, against those of an OOD set [M]; each area is one.
+
+    edges: of the bars; None = over the bulk of both.
+    """
+    edges = plots.bulk_edges(inside, outside) if edges is None else edges
     heights = [plots.density(scores, edges) for scores in (inside, outside)]
     panel.stairs(
         heights[0], edges, fill=True, color=plots.INSIDE, alpha=0.45, linewidth=0, label="ID test"
