@@ -58,18 +58,32 @@ def get_config(argument: str = "cifar10"):
     given = parsed(argument)
     dataset, size = given["id"], given["size"] or SIZES[0]
     mixed = given["ood"] or OTHER[dataset]
-    tested = (given["test"] or mixed).split("+")
-    pretrain, finetune = (_stage(m, dataset, tested, size) for m in ("supervised", "mcd"))
-    finetune.model.weights = "stage:pretrain"
+    sets = {one: f"{one}={TESTED[one]}" for one in (given["test"] or mixed).split("+")}
     inductive = given["setting"] == "inductive"
-    if inductive:
-        kept = f"npz:{dataset}-train.npz[:-{HELD_OUT + 1000}]"
-        pretrain.data.train = finetune.data.train = kept
-    parts = {dataset: inside(dataset, inductive) + sample(given["n_in"])}
-    for name in mixed.split("+"):
-        parts[name] = (UNTESTED if inductive else TESTED)[name] + sample(given["n_out"])
-    finetune.data.auxiliary = " + ".join(f"{name}={source}" for name, source in parts.items())
+    pretrain, finetune = two_stages(CLASSES[dataset], size)
+    for c in (pretrain, finetune):
+        set_images(c, dataset)
+        c.score.near = tuple(text for one, text in sets.items() if one in CLASSES)
+        c.score.far = tuple(text for one, text in sets.items() if one not in CLASSES)
+        if inductive:
+            c.data.train = f"npz:{dataset}-train.npz[:-{HELD_OUT + 1000}]"
+    inside = f"npz:{dataset}-train.npz[-{HELD_OUT + 1000}:-1000]"
+    parts = {dataset: (inside if inductive else TESTED[dataset]) + _sample(given["n_in"])}
+    for one in mixed.split("+"):
+        parts[one] = (UNTESTED if inductive else TESTED)[one] + _sample(given["n_out"])
+    finetune.data.auxiliary = " + ".join(f"{one}={source}" for one, source in parts.items())
+    name = "mcd_" + argument.replace(",", "_").replace("=", "_")
+    return staged(name, pretrain=pretrain, finetune=finetune)
 
+
+def _sample(count: str) -> str:
+    return f"[sample={count}]" if count else ""
+
+
+def two_stages(classes: int, size: str):
+    """Pre-training and fine-tuning: networks, optimisers, epochs and scores; no images."""
+    pretrain, finetune = (_stage(method, classes, size) for method in ("supervised", "mcd"))
+    finetune.model.weights = "stage:pretrain"
     if size == "small":
         pretrain.train.epochs, pretrain.optim.warmup_epochs = 6.0, 0.5
         finetune.train.epochs, finetune.optim.lr = 1.0, 0.001
@@ -77,33 +91,22 @@ def get_config(argument: str = "cifar10"):
         pretrain.train.epochs = 300.0 if size == "densenet" else 200.0
         pretrain.optim.drops, finetune.optim.drops = (0.5, 0.75), ()
         finetune.train.epochs = 10.0
-    name = "mcd_" + argument.replace(",", "_").replace("=", "_")
-    return staged(name, pretrain=pretrain, finetune=finetune)
+    return pretrain, finetune
 
 
-def inside(dataset: str, inductive: bool) -> str:
-    """Images of the classes in the mixture."""
-    train = f"npz:{dataset}-train.npz[-{HELD_OUT + 1000}:-1000]"
-    return train if inductive else TESTED[dataset]
-
-
-def sample(count: str) -> str:
-    return f"[sample={count}]" if count else ""
-
-
-def _stage(method: str, dataset: str, tested: list[str], size: str):
+def _stage(method: str, classes: int, size: str):
     c = base(method)
-    set_images(c, dataset)
-    sets = {name: f"{name}={TESTED[name]}" for name in tested}
-    c.score.near = tuple(text for name, text in sets.items() if name in CLASSES)
-    c.score.far = tuple(text for name, text in sets.items() if name not in CLASSES)
-    c.score.scorers = ("l1_discrepancy", "msp", "odin", "energy")
+    c.model.name = {"densenet": "densenet", "wrn": "wide_resnet", "small": "resnet"}[size]
+    c.model.depth = {"densenet": 100, "wrn": 28, "small": 10}[size]
+    c.model.width = {"densenet": 12, "wrn": 160, "small": 16}[size]
+    c.model.stride = 2 if size == "small" else 1
+    c.model.image_size = 32
     c.head.name = "linear"
-    c.head.outputs = c.head.second_outputs = CLASSES[dataset]
+    c.head.outputs = c.head.second_outputs = classes
     c.method.crop_pad = 4
-    _set_network(c, size)
     c.optim.lr_batch, c.optim.min_lr, c.optim.clip = 0, 0.0, 0.0
     c.optim.warmup_epochs = c.optim.freeze_epochs = 0.0
+    c.score.scorers = ("l1_discrepancy", "msp", "odin", "energy")
     if size == "small":
         c.optim.lr, c.optim.weight_decay, c.optim.weight_decay_end = 0.004, 0.05, 0.05
         c.train.batch = 128
@@ -112,14 +115,6 @@ def _stage(method: str, dataset: str, tested: list[str], size: str):
     c.optim.weight_decay = c.optim.weight_decay_end = 1e-4 if size == "densenet" else 5e-4
     c.train.batch = 64
     return c
-
-
-def _set_network(c, size: str) -> None:
-    c.model.name = {"densenet": "densenet", "wrn": "wide_resnet", "small": "resnet"}[size]
-    c.model.depth = {"densenet": 100, "wrn": 28, "small": 10}[size]
-    c.model.width = {"densenet": 12, "wrn": 160, "small": 16}[size]
-    c.model.stride = 2 if size == "small" else 1
-    c.model.image_size = 32
 
 
 def parsed(argument: str) -> dict[str, str]:

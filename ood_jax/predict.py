@@ -134,6 +134,18 @@ def _report(detector: "Detector", counts: Counts, out: "epath.Path") -> None:
         print("\n".join(f"  {command.said(one)}" for one in counts.unreadable), file=sys.stderr)
 
 
+def _seen(detector: "Detector", workdir: str, source: "Source") -> int:
+    """How many of these images the run was trained with."""
+    from ood_jax import transductive
+    from ood_jax.checkpoint import stages_in
+
+    config = detector.network.config
+    trained = transductive.sources_of([*stages_in(workdir).values(), config.to_dict()])
+    scored = {"images": source}
+    common = transductive.in_common(trained, scored, root=config.data.root, scored_root="")
+    return common.counts.get("images", 0)
+
+
 def main(argv: Sequence[str]) -> int:
     """The command line; returns the exit code of `command.answered`."""
     parser = command.parser("ood_jax.predict", __doc__)
@@ -169,6 +181,8 @@ def _run(options: argparse.Namespace) -> None:
     if source is not None:
         out = place(options.out)
         _report(detector, predict(detector, source, out, options.neighbours), out)
+        if seen := _seen(detector, options.workdir, source):
+            print(f"{seen:,} of these images were among those of training (transductive)")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from ood_jax.config import staged
 from ood_jax.gather import gather, tables
 from ood_jax.logs import read_metrics
 from ood_jax.main import main
+from ood_jax.predict import main as predict
 from ood_jax.runs import expand, finished
 from ood_jax.score import score_run
 
@@ -142,6 +143,14 @@ def test_a_mixture_that_is_gone_counts_as_shared_and_says_so(data, whole, capsys
     assert list(found["unopened"]) == [config["data"]["auxiliary"]]
     said = " ".join(capsys.readouterr().out.split())
     assert "counted without opening" in said and "near.npz is not a file" in said
+
+
+def test_predict_says_how_many_images_training_had(data, whole, tmp_path, capsys):
+    flags = [f"--workdir={whole}", f"--out={tmp_path}/p.csv", "--neighbours=0"]
+    assert predict([*flags, f"--images=npz:{data}/near.npz[4:]"]) == 0
+    assert "2 of these images were among those of training" in capsys.readouterr().out
+    assert predict([*flags, f"--images=npz:{data}/far.npz"]) == 0
+    assert "training" not in capsys.readouterr().out
 
 
 def test_accuracy_before_and_after(data, whole, results, capsys):

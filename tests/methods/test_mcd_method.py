@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from small_run import small_config
 
+from ood_jax import models
 from ood_jax.losses.classify import cross_entropy
 from ood_jax.losses.discrepancy import entropy
 from ood_jax.methods import mcd
@@ -249,6 +250,24 @@ def test_recipe_of_other_mixtures(monkeypatch):
     )
     assert c.score.near == ("cifar100=npz:cifar100-test.npz[1000:]",)
     assert c.score.far == ("tinyimagenet=npz:tinyimagenet-train.npz[classes=160-199]",)
+
+
+def test_recipe_of_food(monkeypatch):
+    """Shapes only: 101 classes, and the network takes them."""
+    monkeypatch.chdir(ROOT)
+    c = load(["--config=configs/food101_mcd.py:lsun_crop,small"])
+    own, scored = c.finetune, "tfds:food101:validation[1000:]"
+    assert c.pretrain.data.train == own.data.train == "tfds:food101:train"
+    assert own.data.test == scored and own.score.calibration == "tfds:food101:validation[:1000]"
+    assert own.data.auxiliary == f"food={scored} + lsun_crop=folder:LSUN[1000:]"
+    assert own.score.far == ("lsun_crop=folder:LSUN[1000:]",) and own.score.near == ()
+    net = models.build(own)
+    shapes = jax.eval_shape(lambda: models.init_params(net, own))
+    images = jax.ShapeDtypeStruct((2, own.data.size, own.data.size, 3), jnp.float32)
+    outputs, _ = jax.eval_shape(lambda p, s, x: net.apply(p, s, x, train=False), *shapes, images)
+    assert outputs.logits.shape == outputs.second_logits.shape == (2, 101)
+    with pytest.raises(ValueError, match="'isun': use tin_crop or lsun_crop, and densenet or wrn"):
+        load(["--config=configs/food101_mcd.py:isun"])
 
 
 def test_inductive_mixtures_hold_nothing_that_is_trained_on_or_scored(monkeypatch):
