@@ -45,7 +45,8 @@ def check_feature(network: Network) -> None:
 
 def lacking(network: Network, scorer: Scorer, labelled: bool) -> str | None:
     """What the scorer needs and the run does not have, with a remedy; None = nothing."""
-    have = set(_available(_outputs(network)))
+    outputs = _outputs(network)
+    have = set(_available(outputs))
     have |= {"labels"} if labelled else set()
     have |= {"last_layer"} if network.net.last_layer is not None else set()
     if network.config.head.name in NORMALISED and NORMS & set(scorer.needs):
@@ -53,7 +54,13 @@ def lacking(network: Network, scorer: Scorer, labelled: bool) -> str | None:
             f"projections that are not normalised: head.name = {network.config.head.name} makes"
             " all norms 1"
         )
-    told = _outputs(network).second_logits
+    first, told = outputs.logits, outputs.second_logits
+    both = first is not None and told is not None and "second_logits" in scorer.needs
+    if both and told.shape != first.shape:
+        return (
+            f"two classifiers of the same classes: head.second_outputs = {told.shape[-1]} tells"
+            f" something else than head.outputs = {first.shape[-1]}"
+        )
     shifts = network.config.score.shifts
     if "shift_logits" in scorer.needs and told is not None and 1 < shifts != told.shape[-1]:
         return (

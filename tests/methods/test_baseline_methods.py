@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from small_run import small_config
 
-from ood_jax import sharding
+from ood_jax import loop, score, scorers, sharding
+from ood_jax import plan as plans
 from ood_jax.data.pipeline import train_batches
 from ood_jax.methods import mix_oe
 from ood_jax.train import init_state, jitted_step, prepare
@@ -206,6 +207,37 @@ def test_rotation_turns_as_its_score_does(tmp_path):
         right = jax.vmap(rotate_quarters, (0, None))(turned[:, 0], turn)
         np.testing.assert_array_equal(turned[:, turn], right)
     assert np.abs(turned[:, 1] - turned[:, 3]).max() > 0.1
+
+
+def without(heads, case):
+    """The scores that a network of this kind has no part for."""
+    missing = {"l1_discrepancy"} if heads == 1 else set()
+    return missing if case == "rotation" else missing | {"rotation"}
+
+
+@pytest.mark.parametrize("case", ["logit_norm", "outlier_exposure, two", "rotation"])
+def test_every_score_that_it_has_the_parts_for_can_run(case, tmp_path):
+    """Shapes only."""
+    config = config_of(tmp_path, case)
+    config.score.scorers = ("all",)
+    plan = plans.check(config)
+    assert plan.not_scored.keys() == without(CASES[case][1], case)
+    assert plan.scorers.keys() | plan.not_scored.keys() == set(scorers.NAMES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", LEARN)
+def test_every_score_runs_on_it(case, tmp_path):
+    config = config_of(tmp_path / "data", case)
+    config.train.steps, config.train.checkpoint_every = 4, 4
+    config.score.scorers, config.score.bootstrap, config.score.augmentations = ("all",), 0, 2
+    loop.train(prepare(config), str(tmp_path / "w"))
+    found = score.score_run(str(tmp_path / "w"))
+    assert found["not_scored"].keys() == without(CASES[case][1], case)
+    for by_scorer in found["sets"].values():
+        assert set(scorers.NAMES) == by_scorer.keys() | found["not_scored"].keys()
+        assert all(0 <= one["auroc"] <= 100 for one in by_scorer.values())
+    assert found["in_distribution"]["accuracy"] > 0
 
 
 MISTAKES = [
