@@ -55,8 +55,8 @@ def lacking(network: Network, scorer: Scorer, labelled: bool) -> str | None:
             " all norms 1"
         )
     first, told = outputs.logits, outputs.second_logits
-    both = first is not None and told is not None and "second_logits" in scorer.needs
-    if both and told.shape != first.shape:
+    compared = "second_logits" in scorer.needs
+    if compared and first is not None and told is not None and told.shape != first.shape:
         return (
             f"two classifiers of the same classes: head.second_outputs = {told.shape[-1]} tells"
             f" something else than head.outputs = {first.shape[-1]}"

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 READS = {  # a column of the README's table -> what its scorers may need
     "features": {"features"},
     "projections": {"embedding", "norms", "shifted", "shift_logits"},
-    "logits": {"logits", "second_logits", "odin", "gram"},
+    "logits": {"logits", "second_logits", "odin", "turn_loss", "gram"},
     "last layer": {"last_layer"},
 }
 
