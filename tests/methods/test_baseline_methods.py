@@ -15,8 +15,7 @@ from ood_jax.views.negatives import rotate_quarters
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
 CASES = {  # the method, how many classifiers of the classes it has, its settings
-    "logit_norm": ("logit_norm", 1, {}),
-    "logit_norm, two": ("logit_norm", 2, {}),
+    "logit_norm": ("logit_norm", 2, {}),
     "outlier_exposure": ("outlier_exposure", 1, {}),
     "outlier_exposure, two": ("outlier_exposure", 2, {}),
     "linear": ("mix_oe", 1, {}),
@@ -215,10 +214,11 @@ def without(heads, case):
     return missing if case == "rotation" else missing | {"rotation"}
 
 
-@pytest.mark.parametrize("case", ["logit_norm", "outlier_exposure, two", "rotation"])
+@pytest.mark.parametrize("case", ["outlier_exposure", "outlier_exposure, two", "rotation"])
 def test_every_score_that_it_has_the_parts_for_can_run(case, tmp_path):
-    """Shapes only."""
+    """Shapes only; of a trunk that is traced fast."""
     config = config_of(tmp_path, case)
+    config.model.name, config.model.depth, config.model.width, config.model.heads = "vit", 1, 8, 1
     config.score.scorers = ("all",)
     plan = plans.check(config)
     assert plan.not_scored.keys() == without(CASES[case][1], case)
