@@ -231,6 +231,7 @@ def test_every_score_runs_on_it(case, tmp_path):
     config = config_of(tmp_path / "data", case)
     config.train.steps, config.train.checkpoint_every = 4, 4
     config.score.scorers, config.score.bootstrap, config.score.augmentations = ("all",), 0, 2
+    config.score.neighbour = config.score.nnguide_neighbours = 5
     loop.train(prepare(config), str(tmp_path / "w"))
     found = score.score_run(str(tmp_path / "w"))
     assert found["not_scored"].keys() == without(CASES[case][1], case)
