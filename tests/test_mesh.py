@@ -24,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 METHODS = sorted(p.stem for p in (ROOT / "ood_jax" / "methods").glob("[!_]*.py"))
 CANNOT = {"frozen": "trains nothing: it has no step that could be split"}
 MESHES = ("data", "fsdp", "mixed")
+LOSS = {"logit_norm": 3e-6}  # its logits are divided by .04, and their rounding with them
 HALF = (  # what DINO's head takes on a `model` axis
     "head/last/direction=- model",
     "head/last/gain=model",
@@ -59,7 +60,7 @@ def test_every_method_is_the_same_on_every_mesh(method, mesh, four_devices):
         pytest.skip(CANNOT[method])
     found = four_devices(method)[mesh]
     assert found["start"] == 0
-    assert found["loss"] < 3e-6  # logit_norm divides by .04, and rounding with it
+    assert found["loss"] < LOSS.get(method, 1e-6)
     for part in ("params", "teacher", "memory", "stats", "resumed_here", "resumed_on_one"):
         assert found[part] < 1e-5, part
     assert found["optimiser"] < 1e-4  # of its largest number
