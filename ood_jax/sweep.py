@@ -26,6 +26,7 @@ from etils import epath
 from ood_jax import command as commands
 from ood_jax.atomic import check_writable
 from ood_jax.gather import gather, markdown, show, tables, write
+from ood_jax.place import is_remote, make_folder, place
 from ood_jax.runs import Cases, Run, as_text, expand, finished, whole
 from ood_jax.untrusted import parse_json
 
@@ -40,7 +41,8 @@ def command(run: Run, python: str = sys.executable) -> list[str]:
 def launch(runs: Sequence[Run], jobs: int = 1) -> tuple[list[Run], int]:
     """Runs each as a process of its own, `jobs` at a time -> (failed runs, signal or 0).
 
-    One at a time, a run talks to this terminal; several at once, to WORKDIR/log.txt. SIGINT and
+    One at a time, a run talks to this terminal; several at once, to WORKDIR/log.txt, or where that
+    is on object storage to ./sweep-logs/RUN/SEED/log.txt. SIGINT and
     SIGTERM are passed on, and no further run begins.
     """
     waiting, failed = list(runs), []
@@ -67,8 +69,11 @@ def _start(run: Run, to_file: bool) -> subprocess.Popen:
     # A group of its own: a Ctrl-C reaches it once, through `launch`, not twice.
     if not to_file:
         return subprocess.Popen(command(run), process_group=0)
-    run.workdir.mkdir(parents=True, exist_ok=True)
-    with open(run.workdir / "log.txt", "a", encoding="utf-8") as log:
+    folder = run.workdir
+    if is_remote(folder):  # where nothing can be appended to
+        folder = place("sweep-logs") / folder.parent.name / folder.name
+    make_folder(folder)
+    with open(folder / "log.txt", "a", encoding="utf-8") as log:
         return subprocess.Popen(command(run), process_group=0, stdout=log, stderr=log)
 
 
