@@ -1,6 +1,6 @@
 """Which classes each classifier of a leave-out ensemble learns, and sets that are cut to them.
 
-Vyas et al. 2018 (ELOC), section 3.2: the classes are divided into K parts, and each of K
+Vyas et al. 2018 (ELOC): the classes are divided into K parts, and each of K
 classifiers sees one part as OOD images. Text and counts alone: nothing here opens a set.
 """
 

@@ -1,7 +1,7 @@
 """One classifier of a leave-out ensemble: Vyas et al. 2018, "Out-of-distribution detection using an
 ensemble of self supervised leave-out classifiers" (ELOC). `python -m ood_jax.eloc` joins them.
 
-L = mean_i -log p_i(y_i) + beta max(m + mean_i H(p_i) - mean_o H(p_o), 0), Eq. 1: i of the classes
+L = mean_i -log p_i(y_i) + beta max(m + mean_i H(p_i) - mean_o H(p_o), 0): i of the classes
 that it learns, o of those it leaves out, which are data.auxiliary. Of two classifiers on one trunk
 each has the whole loss (Yu & Aizawa 2019, section 4.1). Both groups of images go through the
 network together, so BatchNorm sees them together; the public reproduction (YU1ut) passes them one
@@ -23,7 +23,7 @@ from ood_jax.types import Array, Aux, Batch, Method, Net, PyTree, TrainState, Up
 DEFAULTS: dict[str, Any] = dict(
     **_labelled.VIEW,
     margin=0.4,  # m, nats, below ln of the classes that are learnt
-    entropy_weight=0.2,  # beta; silent paper, the public reproduction's
+    entropy_weight=0.2,  # beta; the public reproduction's
     classes=0,  # of the whole set
     splits=5,  # K, parts of the classes and classifiers of the ensemble
     split=0,  # which part this classifier leaves out, 0 to K - 1

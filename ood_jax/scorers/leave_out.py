@@ -15,7 +15,7 @@ CERTAINTY, PROBABILITIES = "certainty", "probabilities"  # of `judging`'s arrays
 def certainty(logits: Array) -> jax.Array:
     """(max_k p_k - 1 / C) + (ln C - H(p)), p = softmax(logits): [N, C] -> float32 [N], from 0 on.
 
-    Vyas et al. 2018, section 3.3, take max_k p_k - H(p), which is 1 / C - ln C more: a constant, so
+    Vyas et al. 2018 take max_k p_k - H(p), which is 1 / C - ln C more: a constant, so
     images have the same order. At the paper's temperature p is nearly uniform, and what tells
     images apart would be lost in the rounding of ln C.
     """
