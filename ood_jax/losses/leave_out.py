@@ -7,7 +7,7 @@ from ood_jax.types import Array
 
 
 def margin_entropy(inside: Array, outside: Array, *, margin: float) -> Array:
-    """max(m + mean_i H(p_i) - mean_o H(p_o), 0), H = entropy over classes (Vyas et al. 2018, 3.1).
+    """max(m + mean_i H(p_i) - mean_o H(p_o), 0), H = entropy over classes (Vyas et al. 2018).
 
     The hinge is on the difference of two means, not on each image.
 
