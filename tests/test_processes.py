@@ -25,6 +25,7 @@ FLAGS = (
     "--config.train.keep_last=9",
 )
 SECONDS = 240
+COUNTS = {"one": 1, "two": 2, "four": 4}
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +95,14 @@ def _assert_same(recipe, found, expected):
     assert results[0]["in_distribution"] == pytest.approx(results[1]["in_distribution"], abs=1e-6)
 
 
-def test_two_processes_are_one(folder, recipe, one):
-    (first, second) = _train(folder, recipe, folder / "two", 2)
-    assert first[0] == second[0] == 0, first[2] + second[2]
-    assert "2 cpu device(s)" in first[2]
-    assert second[2] == ""  # the first speaks for all
-    _assert_same(recipe, folder / "two", one)
+@pytest.mark.parametrize("name", ["two", pytest.param("four", marks=pytest.mark.slow)])
+def test_several_processes_are_one(folder, recipe, one, name):
+    """They train, save, score: the same parameters and results."""
+    first, *others = ended = _train(folder, recipe, folder / name, COUNTS[name])
+    assert {code for code, _, _ in ended} == {0}, ended
+    assert f"{COUNTS[name]} cpu device(s)" in first[2]
+    assert {said for _, _, said in others} == {""}  # the first speaks for all
+    _assert_same(recipe, folder / name, one)
 
 
 @pytest.mark.slow
@@ -163,10 +166,11 @@ def _wait_for_step(processes, workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("before", "after"), [("one", 2), ("two", 1)])
+@pytest.mark.parametrize(("before", "after"), [("one", 2), ("two", 1), ("two", 4), ("four", 2)])
 def test_another_number_of_processes_goes_on(folder, recipe, one, tmp_path, before, after):
     if not (folder / before).is_dir():
-        assert all(code == 0 for code, _, _ in _train(folder, recipe, folder / before, 2))
+        ended = _train(folder, recipe, folder / before, COUNTS[before])
+        assert {code for code, _, _ in ended} == {0}, ended
     workdir = tmp_path / "w"
     shutil.copytree(folder / before / "checkpoints" / "12", workdir / "checkpoints" / "12")
     log = (folder / before / "metrics.jsonl").read_text().splitlines(keepends=True)
