@@ -32,7 +32,7 @@ DEFAULTS: dict[str, Any] = dict(
 
 
 def build(config: ConfigDict, net: Net) -> Method:
-    """The method as `config.method` sets it, on `net`; sets as `ood_jax.leave_out.cut` makes them.
+    """The method as `config.method` sets it, on `net`; `ood_jax.leave_out.cut` makes its sets.
 
     Raises:
       ValueError: settings that make no sense together, before any compute.
@@ -61,7 +61,9 @@ def build(config: ConfigDict, net: Net) -> Method:
 def _check(config: ConfigDict) -> None:
     _labelled.check_classifier(config)
     _labelled.check_auxiliary(config)
-    leave_out.whole(config)
+    leave_out.left_out(config.method)
+    if "[renumber=" in config.data.train:  # other sets are cut by their own maker
+        leave_out.whole(config)
     m, head = config.method, config.head
     most = np.log(head.outputs)
     if not 0 <= m.margin < most:
