@@ -23,7 +23,7 @@ class GoldenNetwork:
         weights = torch_weights(g)
         self.params, self.stats, unknown = from_torch(weights, rules)
         assert not unknown
-        self.head = LinearHead(weights["fc.bias"].size, jnp.dtype("float32"))
+        self.head = LinearHead(weights["fc.bias"].size, 0, jnp.dtype("float32"))
         self.images = g["images"].astype(np.float32).transpose(0, 2, 3, 1)
         ours = jax.eval_shape(lambda: trunk.init(jax.random.key(0), self.images, False))
         given = {"params": self.params["trunk"], "batch_stats": self.stats["trunk"]}
