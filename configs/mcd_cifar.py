@@ -86,7 +86,7 @@ def two_stages(classes: int, size: str):
     finetune.model.weights = "stage:pretrain"
     if size == "small":
         pretrain.train.epochs, pretrain.optim.warmup_epochs = 6.0, 0.5
-        finetune.train.epochs, finetune.optim.lr = 1.0, 0.001
+        finetune.train.epochs, finetune.optim.lr = 3.0, 0.001
     else:
         pretrain.train.epochs = 300.0 if size == "densenet" else 200.0
         pretrain.optim.drops, finetune.optim.drops = (0.5, 0.75), ()
