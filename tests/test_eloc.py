@@ -20,7 +20,6 @@ from ood_jax.train import init_state, make_step, prepare
 from ood_jax.views.crops import evaluation_view
 
 TEMPERATURE, EPSILON = 10.0, 0.01
-SIZES = ("small", "densenet", "wrn")
 
 
 def config_of(folder, split):
@@ -225,7 +224,13 @@ def test_no_members(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("dataset", "size"), [("cifar100", "small"), *(("cifar10", size) for size in SIZES)]
+    ("dataset", "size"),
+    [
+        ("cifar100", "small"),
+        ("cifar10", "small"),
+        pytest.param("cifar10", "densenet", marks=pytest.mark.slow),
+        ("cifar10", "wrn"),
+    ],
 )
 def test_recipe(dataset, size, tmp_path, monkeypatch):
     """The sets of its five classifiers, and the shapes of one's step."""

@@ -225,6 +225,7 @@ def rows():
     return {(row["chips"], row["layout"]): row for row in found}
 
 
+@pytest.mark.slow
 def test_two_chips_do_half_of_the_work_each(rows):
     one, two = rows[1, "data"], rows[2, "data"]
     assert two["products"] == one["products"] / 2
@@ -234,6 +235,7 @@ def test_two_chips_do_half_of_the_work_each(rows):
     assert rows[2, "fsdp"]["argument"] < 0.6 * one["argument"]
 
 
+@pytest.mark.slow
 def test_what_crosses_is_the_gradient(rows):
     """Data-parallel, every gradient is summed once: in a ring of two, its own bytes are sent."""
     assert rows[1, "data"]["collectives"] == {}
@@ -243,11 +245,13 @@ def test_what_crosses_is_the_gradient(rows):
     assert "all-gather" in rows[2, "fsdp"]["collectives"]
 
 
+@pytest.mark.slow
 def test_no_view_leaves_its_device(rows):
     """Positives and negatives pass together; put below each other, most would have to move."""
     assert not {"all-to-all", "collective-permute"} & set(rows[2, "data"]["collectives"])
 
 
+@pytest.mark.slow
 def test_tables_and_bounds(rows, capsys):
     row = rows[2, "data"]
     assert set(row["bounds"]) == set(roofline.CHIPS)

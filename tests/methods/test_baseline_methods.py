@@ -22,7 +22,10 @@ CASES = {  # the method, how many classifiers of the classes it has, its setting
     "cutmix, two": ("mix_oe", 2, {"method.mix": "cutmix", "method.mixture_weight": 0.7}),
     "rotation": ("rotation", 1, {"method.rotation_weight": 0.7}),
 }
-LEARN = ("logit_norm", "outlier_exposure, two", "cutmix, two", "rotation")
+LEARN = (
+    *("logit_norm", "outlier_exposure, two"),
+    *(pytest.param(case, marks=pytest.mark.slow) for case in ("cutmix, two", "rotation")),
+)
 
 
 def config_of(folder, case, devices=1):

@@ -197,7 +197,7 @@ def recipe(monkeypatch, argument: str):
     return load([f"--config={RECIPE}:{argument}"])
 
 
-@pytest.mark.parametrize("size", ["small", "densenet", "wrn"])
+@pytest.mark.parametrize("size", ["small", pytest.param("densenet", marks=pytest.mark.slow), "wrn"])
 def test_recipe(size, tmp_path, monkeypatch):
     config = recipe(monkeypatch, f"cifar10,{size}")
     both = {"pretrain": config.pretrain, "finetune": config.finetune}
