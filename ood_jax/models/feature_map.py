@@ -1,7 +1,6 @@
 """The trainable map of a teacher's features to a student's width (OAML's `DT`)."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from ood_jax.models.batch_norm import BatchNorm
@@ -20,7 +19,7 @@ class FeatureMap(nn.Module):
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
-    def __call__(self, features: Array, train: bool) -> jax.Array:
+    def __call__(self, features: Array, train: bool) -> Array:
         x = BatchNorm(train, self.dtype, name="norm_0")(jnp.asarray(features))
         x = nn.relu(LinearLayer(self.outputs, self.dtype, name="mlp_0")(x))
         return BatchNorm(train, self.dtype, name="norm_1")(x)
