@@ -4,7 +4,7 @@ Embeddings of norm 1, class by class or all at once: those farthest from their k
 boundary points; Gaussian noise around them makes candidates, of which the farthest are kept.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,11 +14,12 @@ from jax import lax
 from jax.sharding import Mesh
 
 from ood_jax import sharding
+from ood_jax.banks import banks, check_embeddings
 from ood_jax.farthest import Found, Table, farthest, groups, merged
 from ood_jax.neighbours import boundary, cells, kth_distances
-from ood_jax.scorers.cosine import check_features, squared_norms, unit
-from ood_jax.scorers.rows import labelled, padded, rounded
-from ood_jax.types import Array, Features
+from ood_jax.scorers.cosine import unit
+from ood_jax.scorers.rows import padded, rounded
+from ood_jax.types import Array
 
 HIGHEST = lax.Precision.HIGHEST
 PRESETS = ("paper", "official")
@@ -30,16 +31,17 @@ class Settings(NamedTuple):
     """How outliers are mined; the defaults are the released code's numbers.
 
     neighbour: K, the neighbour whose distance counts; a row is its own first. points: boundary
-    points. sigma: deviation of the noise in each dimension, of embeddings of norm 1. draws: of
-    noise, which all points share, in a round. keep: candidates kept for each point in a round.
-    rounds: each with new noise. class_wise: banks and boundary points of each class, or of all.
-    preset: paper = of each point's candidates the farthest | official = those the released code
-    takes, which reads the table of distances interleaved: in effect random ones.
-    memory: bytes of a block of products on a device.
+    points. picked: of these drawn for each round; as many = all of them. sigma: deviation of the
+    noise in each dimension, of embeddings of norm 1. draws: of noise, which all points share, in a
+    round. keep: candidates kept for each point in a round. rounds: each with new noise.
+    class_wise: banks and boundary points of each class, or of all. preset: paper = of each point's
+    candidates the farthest | official = those the released code takes, which reads the table of
+    distances interleaved: in effect random ones. memory: bytes of a block of products on a device.
     """
 
     neighbour: int = 300
     points: int = 50
+    picked: int = 50
     sigma: float = 0.07
     draws: int = 1500
     keep: int = 2
@@ -49,12 +51,16 @@ class Settings(NamedTuple):
     memory: int = MEMORY
 
 
+# As NPOS (Tao et al. 2023) has them in its code, for one step of its training.
+NPOS = Settings(neighbour=100, picked=2, sigma=0.1, draws=600, rounds=1)
+
+
 class Mined(NamedTuple):
     """M outliers, by class, round and boundary point.
 
     outliers: float32 [M, D], of norm 1. source: int32 [M], the row of embeddings that each was made
     from. distances: float32 [M], squared, of each to its k-th neighbour in its bank. labels: int32
-    [M], of the source; -1 = mined from all classes at once.
+    [M], of the source; -1 = made from all classes at once.
     """
 
     outliers: np.ndarray
@@ -71,7 +77,7 @@ def mine(
     key: Array,
     mesh: Mesh | None = None,
 ) -> Mined:
-    """`settings.rounds` * points * keep outliers of each class, or of all embeddings at once.
+    """`settings.rounds` * picked * keep outliers of each class, or of all embeddings at once.
 
     The same for every number of devices, which share the rounds, and whatever `memory` is. On a
     device lie the bank of one class, float32 [n, D], and at most `memory` bytes of products.
@@ -105,8 +111,8 @@ def _mine_bank(
     rows: np.ndarray, settings: Settings, key: Array, mesh: Mesh
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Outliers [M, D], their rows of the bank [M] and distances [M]."""
-    near = {"k": settings.neighbour, "memory": settings.memory, "mesh": mesh}
-    chosen = boundary(kth_distances(rows, rows, **near), settings.points)
+    near = partial(kth_distances, rows, k=settings.neighbour, memory=settings.memory, mesh=mesh)
+    chosen = boundary(near(rows), settings.points)
     parts = sharding.parts(mesh)
     size = rounded(len(rows))
     numbers = np.arange(-(-settings.rounds // parts) * parts, dtype=np.uint32)
@@ -115,7 +121,7 @@ def _mine_bank(
     found = _compiled(settings._replace(rounds=0), size, mesh)(np.asarray(keys), shared)
     outliers, source = (np.asarray(jax.device_get(x))[: settings.rounds] for x in found)
     outliers = outliers.reshape(-1, rows.shape[1])
-    return outliers, chosen[source.reshape(-1)], kth_distances(rows, outliers, **near)
+    return outliers, chosen[source.reshape(-1)], near(outliers)
 
 
 @lru_cache
@@ -123,21 +129,25 @@ def _compiled(settings: Settings, size: int, mesh: Mesh) -> Any:
     def own(keys: Array, shared: tuple[Array, ...]) -> tuple[jax.Array, jax.Array]:
         bank, count, chosen = shared
         bank = unit(bank)
-        points = bank[chosen]
-        towards = jnp.matmul(points, bank.T, precision=HIGHEST)
+        towards = jnp.matmul(bank[chosen], bank.T, precision=HIGHEST)
         towards = jnp.where(jnp.arange(size) < count, towards, -jnp.inf)
 
-        def one_round(limit: jax.Array, key: jax.Array) -> Any:
-            random = jax.random.wrap_key_data(key)
-            noise = jax.random.normal(random, (settings.draws, bank.shape[1]), jnp.float32)
+        def one_round(limit: jax.Array, key: Any) -> Any:
+            for_points, for_noise = jax.random.split(jax.random.wrap_key_data(key))
+            points = jnp.arange(settings.points)
+            if settings.picked < settings.points:
+                points = jax.random.permutation(for_points, points)[: settings.picked]
+            noise = jax.random.normal(for_noise, (settings.draws, bank.shape[1]), jnp.float32)
             noise = settings.sigma * noise
             kept, limit = farthest_of_round(
-                bank, towards, chosen, noise, limit, settings=settings, cells=cells(mesh)
+                bank, towards[points], chosen[points], noise, limit, settings=settings, cells=many
             )
-            moved = points[kept // settings.draws] + noise[kept % settings.draws]
-            return limit, (unit(moved), kept // settings.draws)
+            source = points[kept // settings.draws]
+            return limit, (unit(bank[chosen[source]] + noise[kept % settings.draws]), source)
 
-        return lax.scan(one_round, jnp.full(settings.points, jnp.inf), keys)[1]
+        return lax.scan(one_round, jnp.full(settings.picked, jnp.inf), keys)[1]
+
+    many = cells(mesh)
 
     return jax.jit(sharding.on_each_device(mesh, own))
 
@@ -171,7 +181,7 @@ def farthest_of_round(
     tables = jnp.asarray(groups(points, draws, at_once, interleaved=interleaved))
     noise = jnp.pad(noise, ((0, len(tables) * at_once - draws), (0, 0)))
 
-    def of_part(limit: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, Found]:
+    def of_part(limit: jax.Array, part: Any) -> tuple[jax.Array, Found]:
         noise, members, start = part
         moved = jnp.matmul(noise, bank.T, precision=HIGHEST)
         squares = 1 + 2 * moved[:, chosen].T + jnp.sum(noise * noise, 1)
@@ -183,11 +193,11 @@ def farthest_of_round(
 
     starts = jnp.arange(len(tables)) * at_once
     parts = noise.reshape(len(tables), at_once, -1)
-    limit, found = lax.scan(of_part, jnp.asarray(limit), (parts, tables, starts))
+    begin, found = lax.scan(of_part, jnp.asarray(limit), (parts, tables, starts))
     _, kept = merged(found, settings.keep)
     if interleaved:  # the code takes for the place in the column, / P, the number of a draw
         kept = jnp.arange(points)[:, None] * draws + kept // points
-    return kept.reshape(-1), limit
+    return kept.reshape(-1), begin
 
 
 def check_settings(settings: Settings) -> None:
@@ -196,7 +206,7 @@ def check_settings(settings: Settings) -> None:
     Raises:
       ValueError: naming the setting, what it is and what it may be.
     """
-    for name in ("neighbour", "points", "draws", "keep", "rounds", "memory"):
+    for name in ("neighbour", "points", "picked", "draws", "keep", "rounds", "memory"):
         if getattr(settings, name) < 1:
             raise ValueError(f"mine.{name} = {getattr(settings, name)}: use 1 or more")
     if not 0 < settings.sigma < np.inf:
@@ -205,49 +215,9 @@ def check_settings(settings: Settings) -> None:
         raise ValueError(
             f"mine.keep = {settings.keep} of mine.draws = {settings.draws}: keep fewer"
         )
+    if settings.picked > settings.points:
+        raise ValueError(
+            f"mine.picked = {settings.picked} of mine.points = {settings.points}: pick fewer"
+        )
     if settings.preset not in PRESETS:
         raise ValueError(f"mine.preset {settings.preset!r}: use {' or '.join(PRESETS)}")
-
-
-def check_embeddings(embeddings: Array) -> np.ndarray:
-    """Embeddings as float32 [N, D] on the host.
-
-    Raises:
-      ValueError: not [N, D], not finite, or some of norm 0.
-    """
-    rows = check_features(embeddings, "embedding")
-    zero = np.flatnonzero(squared_norms(rows) == 0)
-    if len(zero):
-        raise ValueError(
-            f"{len(zero)} of {len(rows)} embeddings have norm 0, the first in row {zero[0]}:"
-            " they have no direction; has the teacher collapsed?"
-        )
-    return rows
-
-
-def banks(
-    rows: np.ndarray, labels: Array | None, *, class_wise: bool, least: int, what: str
-) -> list[tuple[int, np.ndarray]]:
-    """(label, rows int64 [n]) of each class, in their order; (-1, all rows) unless class_wise.
-
-    Raises:
-      ValueError: labels missing, or not one a row; a class with fewer than `least` rows, which is
-        what `what` needs, or whose rows are all the same.
-    """
-    found = [(-1, np.arange(len(rows)))]
-    if class_wise:
-        classes, members = labelled(Features(rows, labels=labels), "mining class by class")
-        found = list(zip(classes.tolist(), members, strict=True))
-    for label, members in found:
-        name = f"class {label}" if class_wise else "the set"
-        if len(members) < least:
-            raise ValueError(
-                f"{what} of a bank of {len(members)} embeddings ({name}): use {len(members)} or"
-                " fewer, or more images"
-            )
-        if len(members) > 1 and not (rows[members] != rows[members[0]]).any():
-            raise ValueError(
-                f"all {len(members)} embeddings of {name} are the same (zero variance): there is"
-                " no boundary; has the teacher collapsed?"
-            )
-    return found
