@@ -57,30 +57,32 @@ def test_sources_are_the_boundary_and_distances_are_the_class_banks(embeddings, 
         np.testing.assert_allclose(mined.distances[some], found, atol=1e-5)
 
 
-def test_the_farthest_of_many_lie_farther_than_the_only_one(embeddings, mined):
-    any_one = mine(
-        *embeddings, settings=SMALL._replace(draws=1, keep=1, rounds=60), key=jax.random.key(0)
+@pytest.fixture(scope="module")
+def official(embeddings):
+    return mine(*embeddings, settings=SMALL._replace(preset="official"), key=jax.random.key(0))
+
+
+def test_the_farthest_of_many_lie_farther_than_the_only_one(embeddings, mined, official):
+    any_one = SMALL._replace(draws=1, keep=1, rounds=60)
+    low, high = np.quantile(
+        mine(*embeddings, settings=any_one, key=jax.random.key(0)).distances, [0.5, 0.9]
     )
-    low, middle = np.quantile(any_one.distances, [0.5, 0.9])
-    assert np.median(mined.distances) > middle > low
-    official = mine(*embeddings, settings=SMALL._replace(preset="official"), key=jax.random.key(0))
+    assert np.median(mined.distances) > high > low
     assert official.outliers.shape == mined.outliers.shape
-    assert np.median(official.distances) < middle  # in effect random
+    assert np.median(official.distances) < high  # in effect random
 
 
-@pytest.mark.parametrize("preset", ["paper", "official"])
-def test_devices_and_memory_change_nothing(embeddings, preset):
-    settings = SMALL._replace(preset=preset, rounds=2)
-    whole = mine(*embeddings, settings=settings, key=jax.random.key(1))
-    little = settings._replace(memory=4 * 24 * 7)  # 7 draws at once
+def test_devices_and_memory_change_nothing(embeddings, mined, official):
+    little = SMALL._replace(memory=4 * 24 * 7)  # 7 draws at once
     others = (
-        mine(*embeddings, settings=settings, key=jax.random.key(1), mesh=sharding.make_mesh(2)),
-        mine(*embeddings, settings=little, key=jax.random.key(1)),
+        (mined, SMALL, sharding.make_mesh(2)),
+        (mined, little, None),
+        (official, little._replace(preset="official"), None),
     )
-    for other in others:
-        for name in ("source", "labels"):
-            np.testing.assert_array_equal(getattr(other, name), getattr(whole, name))
-        np.testing.assert_allclose(other.outliers, whole.outliers, atol=1e-6)
+    for whole, settings, mesh in others:
+        found = mine(*embeddings, settings=settings, key=jax.random.key(0), mesh=mesh)
+        np.testing.assert_array_equal(found.source, whole.source)
+        np.testing.assert_allclose(found.outliers, whole.outliers, atol=1e-6)
 
 
 def test_keys_and_scale(embeddings, mined):
@@ -103,7 +105,7 @@ def test_all_classes_at_once_and_unlabelled_rows(embeddings):
 
 
 def test_npos_draws_points_anew_each_round(embeddings):
-    assert NPOS._replace(neighbour=300) != Settings()
+    assert NPOS.picked < NPOS.points
     settings = SMALL._replace(points=10, picked=2, rounds=8, keep=1)
     found = mine(*embeddings, settings=settings, key=jax.random.key(0))
     rounds = found.source.reshape(CLASSES, 8, 2)
