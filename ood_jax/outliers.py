@@ -52,7 +52,7 @@ def write(path: epath.PathLike, outliers: Outliers) -> None:
     meta = {"schema": SCHEMA, "kind": outliers.kind, **outliers.provenance}
     text = np.array(json.dumps(meta, allow_nan=False))
     with replaced(path) as fresh, open(fresh, "wb") as file:
-        np.savez(file, allow_pickle=False, meta=text, features=features, **outliers.arrays)
+        np.savez(file, meta=text, features=features, **outliers.arrays)
 
 
 def read(
@@ -109,6 +109,8 @@ def _check_arrays(features: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
     for name, values in arrays.items():
         if np.shape(values)[:1] != (len(features),):
             raise ValueError(f"{name} {list(np.shape(values))} for {len(features)} outliers")
+        if np.asarray(values).dtype.hasobject:
+            raise ValueError(f"{name} holds Python objects, which no reader takes: give numbers")
 
 
 def _check_kind(kind: Any) -> None:

@@ -67,6 +67,7 @@ def test_what_is_no_outliers_is_not_written(tmp_path):
         "not finite": good._replace(features=np.full((2, 3), np.nan)),
         r"shape \[5\]": good._replace(features=np.zeros(5)),
         r"source \[4\] for 5 outliers": good._replace(arrays={"source": np.zeros(4)}),
+        "source holds Python objects": good._replace(arrays={"source": np.array([{}] * 5)}),
         "cannot be called features": good._replace(arrays={"features": np.zeros(5)}),
     }
     for message, outliers in wrong.items():
