@@ -121,6 +121,8 @@ def plms(noise: Callable[[Array, Array], Array], x: Array, steps: Steps) -> Arra
     ahead = _moved(x, first, before[0], after[0])
     second = noise(ahead, before[min(1, len(before) - 1)])
     x = _moved(x, (first + second) / 2, before[0], after[0])
+    if len(before) == 1:
+        return x
 
     def step(carry: tuple[Array, Array], now: tuple[Array, ...]) -> tuple[tuple, None]:
         x, past = carry

@@ -1,0 +1,188 @@
+"""Far outliers from Stable Diffusion 1, its weights a local folder: the other backend of OAML.
+
+The samplers are those of diffusion_sampling.py; only the two networks are PyTorch's. Needs the
+packages torch, diffusers and transformers.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ood_jax.diffusion import Predict, alphas_cumprod
+from ood_jax.diffusion_sampling import guided, plms, sampler_steps
+from ood_jax.scorers.cosine import check_features
+from ood_jax.types import Array
+
+PACKAGES = ("torch", "diffusers", "transformers")
+FILES = (  # of a folder in the layout of diffusers, all that is read of it
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/vocab.json",
+    "tokenizer/merges.txt",
+)
+# OAML's prompt; the last word's embedding gives way to the outlier.
+PROMPT = "A high-quality image of the thing"
+
+
+class Networks(NamedTuple):
+    """Stable Diffusion's networks as functions of NumPy arrays.
+
+    tell: outlier embeddings float32 [B, width] -> what the text encoder makes of PROMPT with them
+        in it, float32 [B, L, width]; None -> of the empty prompt, float32 [1, L, width].
+    noise: (latents float32 [B, *latent], step of the schedule, told float32 [B, L, width]) -> the
+        noise in them, float32 [B, *latent].
+    width: of a token's embedding. latent: (channels, height, width) of the latents.
+    """
+
+    tell: Callable[[np.ndarray | None], np.ndarray]
+    noise: Callable[[np.ndarray, int, np.ndarray], np.ndarray]
+    width: int
+    latent: tuple[int, ...]
+
+
+def sample(
+    networks: Networks,
+    conditions: Array,
+    *,
+    seed: int,
+    steps: int = 50,
+    guidance: float = 7.5,
+    stop: int = 0,
+    block: int = 4,
+) -> np.ndarray:
+    """One latent for each outlier embedding, OAML section 4.1: float32 [M, channels x H x W].
+
+    PLMS, as OAML's released code. That draws an outlier and a class at random and gives the
+    outlier the place of the first token of the class's name, three latents each; here every
+    outlier has one latent, which depends on (seed, its row) alone.
+
+    Args:
+      networks: of `load`. conditions: [M, width], not standardised, as tokens are not. guidance,
+        stop: see diffusion_sampling. block: rows at once.
+
+    Raises:
+      ValueError: another width, values that are not finite, numbers that make no sense.
+    """
+    if block < 1:
+        raise ValueError(f"block = {block} rows at once: use 1 or more")
+    conditions = check_features(conditions, "outlier")
+    if conditions.shape[1] != networks.width:
+        raise ValueError(
+            f"the outlier embeddings are {conditions.shape[1]} wide, the text encoder's tokens"
+            f" {networks.width}: use a teacher with {networks.width} features, as ViT-B has"
+        )
+    alphas = alphas_cumprod()
+    chosen = sampler_steps(alphas, steps, stop)
+    predict = _predict(networks, alphas)
+    parts = []
+    for start in range(0, len(conditions), block):
+        told = networks.tell(conditions[start : start + block])
+        rows = range(start, start + len(told))
+        drawn = [
+            np.random.default_rng((seed, row)).standard_normal(networks.latent) for row in rows
+        ]
+        noise = guided(predict, told, guidance)
+        with jax.disable_jit():  # the networks are no part of a program that JAX could compile
+            first = jnp.asarray(np.stack(drawn).reshape(len(rows), -1), jnp.float32)
+            parts.append(np.asarray(plms(noise, first, chosen)))
+    return np.concatenate(parts)
+
+
+def _predict(networks: Networks, alphas: np.ndarray) -> Predict:
+    """The networks as samplers want them; the empty prompt is the null condition."""
+    empty = networks.tell(None)
+
+    def predict(noisy: Array, signal: Array, told: Array, given: Array) -> Array:
+        step = int(np.abs(np.sqrt(alphas) - float(signal[0])).argmin())
+        told = np.where(np.asarray(given)[:, None, None], told, empty).astype(np.float32)
+        latents = np.asarray(noisy).reshape(-1, *networks.latent)
+        return jnp.asarray(networks.noise(latents, step, told).reshape(noisy.shape))
+
+    return predict
+
+
+def load(folder: str) -> Networks:
+    """The Networks in `folder`, on a GPU where PyTorch sees one, float32.
+
+    Only safetensors are read, nothing is unpickled and nothing is looked for elsewhere.
+
+    Raises:
+      ValueError: files or packages that are missing, widths that do not fit together.
+    """
+    _check_files(folder)
+    try:
+        import torch
+        from diffusers import UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTokenizer
+    except ImportError as error:
+        raise ValueError(
+            f"Stable Diffusion needs {', '.join(PACKAGES)} ({error}): pip install"
+            f" {' '.join(PACKAGES)}, or use the backend on embeddings"
+        ) from None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+    unet = UNet2DConditionModel.from_pretrained(f"{folder}/unet", **local).to(device).eval()
+    text = CLIPTextModel.from_pretrained(f"{folder}/text_encoder", **local).to(device).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(f"{folder}/tokenizer", local_files_only=True)
+    width = text.config.hidden_size
+    if unet.config.cross_attention_dim != width:
+        raise ValueError(
+            f"{folder}: the U-Net reads text {unet.config.cross_attention_dim} wide, the text"
+            f" encoder's is {width}: take both from one model"
+        )
+
+    def noise(latents: np.ndarray, step: int, told: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            inputs = (torch.tensor(x, device=device) for x in (latents, step, told))
+            return unet(*inputs).sample.float().cpu().numpy()
+
+    side = unet.config.sample_size
+    latent = (unet.config.in_channels, side, side)
+    return Networks(_tell(torch, text, tokenizer, device), noise, width, latent)
+
+
+def _check_files(folder: str) -> None:
+    missing = [name for name in FILES if not (Path(folder) / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"{folder} lacks {', '.join(missing)}: put the weights of Stable Diffusion 1.4 there,"
+            " in the layout of diffusers, as safetensors"
+        )
+
+
+def _tell(
+    torch: Any, text: Any, tokenizer: Any, device: str
+) -> Callable[[np.ndarray | None], np.ndarray]:
+    def ids(prompt: str) -> Any:
+        length = text.config.max_position_embeddings
+        tokens = tokenizer([prompt], padding="max_length", max_length=length, truncation=True)
+        return torch.tensor(tokens["input_ids"], device=device)
+
+    prompt, empty = ids(PROMPT), ids("")
+    # Padding is the same token as the end of the text, whose first one is meant.
+    last = int((prompt[0] == tokenizer.eos_token_id).nonzero()[0]) - 1
+
+    def tell(outliers: np.ndarray | None) -> np.ndarray:
+        with torch.no_grad():
+            if outliers is None:
+                return text(input_ids=empty).last_hidden_state.float().cpu().numpy()
+
+            def replaced(module: Any, inputs: Any, tokens: Any) -> Any:
+                tokens = tokens.clone()
+                tokens[:, last] = torch.tensor(outliers, device=device)
+                return tokens
+
+            hook = text.get_input_embeddings().register_forward_hook(replaced)
+            try:
+                told = text(input_ids=prompt.expand(len(outliers), -1))
+            finally:
+                hook.remove()
+            return told.last_hidden_state.float().cpu().numpy()
+
+    return tell
