@@ -127,8 +127,10 @@ def load(folder: str) -> Networks:
         ) from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
-    unet = UNet2DConditionModel.from_pretrained(f"{folder}/unet", **local).to(device).eval()
-    text = CLIPTextModel.from_pretrained(f"{folder}/text_encoder", **local).to(device).eval()
+    unet = UNet2DConditionModel.from_pretrained(f"{folder}/unet", low_cpu_mem_usage=False, **local)
+    unet = unet.to(device).float().eval()
+    text = CLIPTextModel.from_pretrained(f"{folder}/text_encoder", **local)
+    text = text.to(device).float().eval()
     tokenizer = CLIPTokenizer.from_pretrained(f"{folder}/tokenizer", local_files_only=True)
     width = text.config.hidden_size
     if unet.config.cross_attention_dim != width:

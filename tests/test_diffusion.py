@@ -1,6 +1,7 @@
 """Noise schedules, the forward process and the loss of a diffusion on vectors."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -128,7 +129,7 @@ def gradient(dropout):
     clean, index = vectors(64)
 
     def mean_loss(params):
-        predict = lambda *given: net.apply(params, *given)  # noqa: E731
+        predict = partial(net.apply, params)
         return loss_of(predict, clean, index, dropout=dropout).mean()
 
     return params, jax.jit(mean_loss), jax.jit(jax.grad(mean_loss))(params)
@@ -157,7 +158,7 @@ def test_the_loss_of_an_example_is_its_own():
     """In any order, on any number of devices."""
     net, params = network()
     clean, index = vectors(16)
-    predict = lambda *given: net.apply(params, *given)  # noqa: E731
+    predict = partial(net.apply, params)
     losses = loss_of(predict, clean, index)
     order = np.random.default_rng(5).permutation(16)
     np.testing.assert_allclose(loss_of(predict, clean[order], index[order]), losses[order], 1e-5)
