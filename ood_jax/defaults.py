@@ -28,6 +28,10 @@ def _data() -> ConfigDict:
     c.train = "builtin:glyphs/train"  # in-distribution images, a source (README, "Sources")
     c.test = "builtin:glyphs/test"  # in-distribution test images, a source
     c.auxiliary = ""  # source of unlabelled other images; "" = none
+    c.embeddings = ""  # a fixed teacher's, of data.train: stage:NAME, a workdir, or an .npz of
+    # features [N, D] and perhaps logits [N, K]; "" = none
+    c.near = ""  # near outliers: stage:NAME that mines, its folder, or its .npz; "" = none
+    c.far = ""  # far outliers, likewise; "" = none
     c.balanced = False  # True = a class is drawn for each slot of a batch, then an image of it
     c.root = ""  # folder that relative paths and prepared TFDS sets lie in; "" = defaults
     c.size = 32  # px; every image is shrunk to size x size before any view
@@ -99,6 +103,7 @@ def _optim() -> ConfigDict:
     c.weight_decay = 0.04  # at the start of its cosine
     c.weight_decay_end = 0.4
     c.no_decay = r".*/(bias|scale)"  # parameter paths exempt from decay
+    c.multipliers = ()  # ("REGEX=NUMBER", ...): of the learning rate of these parameter paths
     c.clip = 3.0  # largest gradient norm of each parameter tensor; 0 = none
     c.freeze = r"head/last/.*"  # parameter paths that do not move at first
     c.freeze_epochs = 1.0

@@ -169,12 +169,7 @@ def sample(
       ValueError: an unknown sampler, numbers that make no sense, conditions that are not [M, C] or
         not finite.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler {sampler!r}: use {' or '.join(SAMPLERS)}")
-    if not math.isfinite(guidance):
-        raise ValueError(f"guidance = {guidance}: use a number, 1 for the condition alone")
-    if not 0 <= eta <= 1 or (eta and sampler != "ddim"):
-        raise ValueError(f"eta = {eta} of {sampler}: use 0, or up to 1 with ddim")
+    check_sampler(sampler, guidance, eta)
     if block < 1:
         raise ValueError(f"block = {block} rows at once: use 1 or more")
     conditions = check_features(conditions, "outlier")
@@ -185,6 +180,20 @@ def sample(
         for part in _blocks(conditions, block, mesh)
     ]
     return np.concatenate(whole)[: len(conditions)]
+
+
+def check_sampler(sampler: str, guidance: float, eta: float) -> None:
+    """Refuses an unknown sampler and numbers that make no sense.
+
+    Raises:
+      ValueError: naming the number, and what it may be.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler {sampler!r}: use {' or '.join(SAMPLERS)}")
+    if not math.isfinite(guidance):
+        raise ValueError(f"guidance = {guidance}: use a number, 1 for the condition alone")
+    if not 0 <= eta <= 1 or (eta and sampler != "ddim"):
+        raise ValueError(f"eta = {eta} of {sampler}: use 0, or up to 1 with ddim")
 
 
 def _blocks(rows: np.ndarray, block: int, mesh: Mesh) -> Iterator[tuple[jax.Array, jax.Array]]:

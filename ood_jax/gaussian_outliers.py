@@ -60,7 +60,7 @@ def gaussian_outliers(
       ValueError: settings that make no sense, labels missing; embeddings that are not finite, of
         norm 0, or all the same.
     """
-    _check(settings)
+    check_gaussian(settings)
     rows = check_embeddings(embeddings)
     found = banks(rows, labels, class_wise=settings.class_wise, least=2, what="the Gaussian")
     means = np.stack([mean_of(rows, members) for _, members in found])
@@ -96,13 +96,13 @@ def _tails(key: Array, factor: Array, *, settings: GaussianSettings) -> tuple[Ar
     return offsets.reshape(-1, factor.shape[0]), squares.reshape(-1)
 
 
-def _check(settings: GaussianSettings) -> None:
+def check_gaussian(settings: GaussianSettings) -> None:
     for name in ("draws", "keep", "rounds"):
         if getattr(settings, name) < 1:
-            raise ValueError(f"gaussian.{name} = {getattr(settings, name)}: use 1 or more")
+            raise ValueError(f"method.{name} = {getattr(settings, name)}: use 1 or more")
     if settings.keep > settings.draws:
         raise ValueError(
-            f"gaussian.keep = {settings.keep} of gaussian.draws = {settings.draws}: keep fewer"
+            f"method.keep = {settings.keep} of method.draws = {settings.draws}: keep fewer"
         )
     if not 0 < settings.ridge < np.inf:
-        raise ValueError(f"gaussian.ridge = {settings.ridge}: use a number above 0")
+        raise ValueError(f"method.ridge = {settings.ridge}: use a number above 0")

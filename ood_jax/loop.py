@@ -18,11 +18,13 @@ from ood_jax.atomic import replaced
 from ood_jax.checkpoint import Checkpoints, check_kind, check_same_run
 from ood_jax.config import to_json
 from ood_jax.data.pipeline import train_batches
+from ood_jax.data.vectors import numbered_batches, with_vectors
 from ood_jax.data.waited import in_time
 from ood_jax.logs import MetricLog
 from ood_jax.place import make_folder, place, reason, remove, told
 from ood_jax.progress import Progress
-from ood_jax.train import Metrics, Run, abstract_state, init_state, jitted_step, open_test
+from ood_jax.step import Metrics
+from ood_jax.train import Run, abstract_state, init_state, jitted_step, open_test
 from ood_jax.types import TrainState
 
 
@@ -76,19 +78,27 @@ def train(run: Run, workdir: str, label: str = "train") -> TrainState:
 
 def _batches(run: Run, start: int) -> Iterator[dict[str, Any]]:
     config = run.config
-    return train_batches(
-        run.train,
-        run.auxiliary,
+    common: dict[str, Any] = dict(
         batch=config.train.batch,
-        size=config.data.size,
         seed=config.seed,
-        balanced=config.data.balanced,
         start_step=start,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        workers=config.data.workers,
-        memory=config.data.memory,
     )
+    if run.method.images:
+        batches = train_batches(
+            run.train,
+            run.auxiliary,
+            size=config.data.size,
+            balanced=config.data.balanced,
+            workers=config.data.workers,
+            memory=config.data.memory,
+            **common,
+        )
+    else:
+        known = run.vectors.known
+        batches = numbered_batches(run.train, known, balanced=config.data.balanced, **common)
+    return with_vectors(batches, run.method.prepared(run.vectors), **common)
 
 
 def open_workdir(run: Run, workdir: str) -> Checkpoints:

@@ -92,7 +92,8 @@ def _run(config: "ConfigDict", arguments: argparse.Namespace) -> int:
     run = list(runs.values())[-1]
     name = run.config.name or run.config.method.name
     workdir = arguments.workdir or f"runs/{name}"
-    score.check_sources(run.config)
+    if run.method.maker is None:
+        score.check_sources(run.config)
     steps = " + ".join(f"{one.config.train.steps:,}" for one in runs.values())
     _say(
         f"{name}: {steps} steps on {run.mesh.size} {jax.devices()[0].platform} device(s),"
@@ -108,7 +109,8 @@ def _run(config: "ConfigDict", arguments: argparse.Namespace) -> int:
             print(str(stop), file=sys.stderr)
             return stop.code
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which JAX's service would swallow
-        score.score_run(workdir, config=run.config)
+        if run.method.maker is None:  # else there is no network of images to score
+            score.score_run(workdir, config=run.config)
     return 0
 
 

@@ -22,7 +22,7 @@ from ood_jax.scorers.rows import padded, rounded
 from ood_jax.types import Array
 
 HIGHEST = lax.Precision.HIGHEST
-PRESETS = ("paper", "official")
+SELECTIONS = ("paper", "official")
 MEMORY = 1024**3  # bytes of a block of products on a device
 NEEDS = ("neighbour", "points")  # settings that no bank may have fewer rows than
 
@@ -34,9 +34,10 @@ class Settings(NamedTuple):
     points. picked: of these drawn for each round; as many = all of them. sigma: deviation of the
     noise in each dimension, of embeddings of norm 1. draws: of noise, which all points share, in a
     round. keep: candidates kept for each point in a round. rounds: each with new noise.
-    class_wise: banks and boundary points of each class, or of all. preset: paper = of each point's
-    candidates the farthest | official = those the released code takes, which reads the table of
-    distances interleaved: in effect random ones. memory: bytes of a block of products on a device.
+    class_wise: banks and boundary points of each class, or of all. selection: paper = of each
+    point's candidates the farthest | official = those the released code takes, which reads the
+    table of distances interleaved: in effect random ones. memory: bytes of a block of products on
+    a device.
     """
 
     neighbour: int = 300
@@ -47,7 +48,7 @@ class Settings(NamedTuple):
     keep: int = 2
     rounds: int = 100
     class_wise: bool = True
-    preset: str = "paper"
+    selection: str = "paper"
     memory: int = MEMORY
 
 
@@ -93,9 +94,7 @@ def mine(
     """
     check_settings(settings)
     rows = check_embeddings(embeddings)
-    needs = {f"mine.{name} = {getattr(settings, name)}": getattr(settings, name) for name in NEEDS}
-    what = max(needs, key=lambda name: needs[name])
-    found = banks(rows, labels, class_wise=settings.class_wise, least=needs[what], what=what)
+    found = banks(rows, labels, class_wise=settings.class_wise, **largest_need(settings))
     mesh = sharding.data_parallel(mesh) if mesh else sharding.local_mesh()
     parts = []
     for label, members in found:
@@ -177,7 +176,7 @@ def farthest_of_round(
     bank, towards, chosen, noise = map(jnp.asarray, (bank, towards, chosen, noise))
     points, draws = len(chosen), len(noise)
     at_once = max(1, min(draws, settings.memory // (4 * bank.shape[0])))
-    interleaved = settings.preset == "official"
+    interleaved = settings.selection == "official"
     tables = jnp.asarray(groups(points, draws, at_once, interleaved=interleaved))
     noise = jnp.pad(noise, ((0, len(tables) * at_once - draws), (0, 0)))
 
@@ -200,6 +199,13 @@ def farthest_of_round(
     return kept.reshape(-1), begin
 
 
+def largest_need(settings: Settings) -> dict[str, Any]:
+    """How many rows a bank must have, and which setting says so: arguments of `banks`."""
+    needs = {name: getattr(settings, name) for name in NEEDS}
+    name = max(needs, key=lambda name: needs[name])
+    return {"least": needs[name], "what": f"method.{name} = {needs[name]}"}
+
+
 def check_settings(settings: Settings) -> None:
     """Refuses settings that make no sense.
 
@@ -208,16 +214,16 @@ def check_settings(settings: Settings) -> None:
     """
     for name in ("neighbour", "points", "picked", "draws", "keep", "rounds", "memory"):
         if getattr(settings, name) < 1:
-            raise ValueError(f"mine.{name} = {getattr(settings, name)}: use 1 or more")
+            raise ValueError(f"method.{name} = {getattr(settings, name)}: use 1 or more")
     if not 0 < settings.sigma < np.inf:
-        raise ValueError(f"mine.sigma = {settings.sigma}: use a number above 0")
+        raise ValueError(f"method.sigma = {settings.sigma}: use a number above 0")
     if settings.keep > settings.draws:
         raise ValueError(
-            f"mine.keep = {settings.keep} of mine.draws = {settings.draws}: keep fewer"
+            f"method.keep = {settings.keep} of method.draws = {settings.draws}: keep fewer"
         )
     if settings.picked > settings.points:
         raise ValueError(
-            f"mine.picked = {settings.picked} of mine.points = {settings.points}: pick fewer"
+            f"method.picked = {settings.picked} of method.points = {settings.points}: pick fewer"
         )
-    if settings.preset not in PRESETS:
-        raise ValueError(f"mine.preset {settings.preset!r}: use {' or '.join(PRESETS)}")
+    if settings.selection not in SELECTIONS:
+        raise ValueError(f"method.selection {settings.selection!r}: use {' or '.join(SELECTIONS)}")

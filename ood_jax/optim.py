@@ -93,7 +93,8 @@ def build(config: ConfigDict, trains: str = ".*") -> optax.GradientTransformatio
         },
         label,
     )
-    return optax.chain(clip_each(optim.clip), moved)
+    slowed = [multiplied(optim.multipliers)] if optim.multipliers else []
+    return optax.chain(clip_each(optim.clip), moved, *slowed)
 
 
 def _check(optim: ConfigDict, trains: str) -> None:
@@ -172,6 +173,37 @@ def clip_each(limit: float) -> optax.GradientTransformation:
         return g * jnp.minimum(1.0, limit / (norm + 1e-6)).astype(g.dtype)
 
     return optax.stateless_with_tree_map(clip)
+
+
+def multiplied(rules: tuple[str, ...]) -> optax.GradientTransformation:
+    """Updates times a number, of parameters whose path a rule matches; the first one that does.
+
+    rules: "REGEX=NUMBER" each.
+
+    Raises:
+      ValueError: what is no such rule.
+    """
+    parsed = [_rule(rule) for rule in rules]
+
+    def scale(path: tuple, update: Array) -> Array:
+        name = path_name(path)
+        return next((update * number for regex, number in parsed if regex.fullmatch(name)), update)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        return jax.tree_util.tree_map_with_path(scale, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _rule(rule: str) -> tuple[re.Pattern[str], float]:
+    pattern, equals, text = str(rule).rpartition("=")
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not equals or not 0 <= number < math.inf:
+        raise ValueError(f"optim.multipliers: {rule!r} is not REGEX=NUMBER with 0 or more")
+    return _compiled(pattern, "optim.multipliers "), number
 
 
 def path_name(path: tuple) -> str:

@@ -51,8 +51,9 @@ def write(path: epath.PathLike, outliers: Outliers) -> None:
         raise ValueError("arrays of outliers cannot be called features or meta: rename them")
     meta = {"schema": SCHEMA, "kind": outliers.kind, **outliers.provenance}
     text = np.array(json.dumps(meta, allow_nan=False))
+    held: dict[str, Any] = {"meta": text, "features": features, **outliers.arrays}
     with replaced(path) as fresh, open(fresh, "wb") as file:
-        np.savez(file, meta=text, features=features, **outliers.arrays)
+        np.savez(file, **held)
 
 
 def read(

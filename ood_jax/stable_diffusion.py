@@ -16,6 +16,7 @@ from ood_jax.diffusion import Predict, alphas_cumprod
 from ood_jax.diffusion_sampling import guided, plms, sampler_steps
 from ood_jax.scorers.cosine import check_features
 from ood_jax.types import Array
+from ood_jax.untrusted import MISSHAPEN, read_json
 
 PACKAGES = ("torch", "diffusers", "transformers")
 FILES = (  # of a folder in the layout of diffusers, all that is read of it
@@ -115,7 +116,7 @@ def load(folder: str) -> Networks:
     Raises:
       ValueError: files or packages that are missing, widths that do not fit together.
     """
-    _check_files(folder)
+    check_files(folder)
     try:
         import torch
         from diffusers import UNet2DConditionModel
@@ -144,12 +145,31 @@ def load(folder: str) -> Networks:
             inputs = (torch.tensor(x, device=device) for x in (latents, step, told))
             return unet(*inputs).sample.float().cpu().numpy()
 
-    side = unet.config.sample_size
-    latent = (unet.config.in_channels, side, side)
-    return Networks(_tell(torch, text, tokenizer, device), noise, width, latent)
+    return Networks(_tell(torch, text, tokenizer, device), noise, width, latent_of(folder))
 
 
-def _check_files(folder: str) -> None:
+def latent_of(folder: str) -> tuple[int, int, int]:
+    """(channels, height, width) of the latents of the model in `folder`.
+
+    Raises:
+      ValueError: files that are missing, or no U-Net's config.
+    """
+    check_files(folder)
+    path = Path(folder) / "unet/config.json"
+    try:
+        config = read_json(path)
+        side = int(config["sample_size"])
+        return int(config["in_channels"]), side, side
+    except MISSHAPEN as error:
+        raise ValueError(f"{path} is no U-Net's config ({error})") from None
+
+
+def check_files(folder: str) -> None:
+    """Refuses a folder without the weights.
+
+    Raises:
+      ValueError: what is missing, and what to place where.
+    """
     missing = [name for name in FILES if not (Path(folder) / name).is_file()]
     if missing:
         raise ValueError(
@@ -188,3 +208,7 @@ def _tell(
             return told.last_hidden_state.float().cpu().numpy()
 
     return tell
+
+
+def picture(folder: str, latents: Array, path: str) -> bool:
+    return False

@@ -7,13 +7,14 @@ that was stopped in any of them. What scores the run reads its last stage.
 import jax
 from ml_collections import ConfigDict
 
-from ood_jax import loop
+from ood_jax import loop, made
 from ood_jax.atomic import replaced
 from ood_jax.checkpoint import stages_in
 from ood_jax.config import staged, stages_of, to_json
 from ood_jax.place import kind, place
 from ood_jax.start import STAGE, check_start
 from ood_jax.train import Run, prepare, started
+from ood_jax.vectors import loaded, references
 
 Runs = dict[str, Run]  # by stage, in order; {"": run} where there is but one
 
@@ -27,18 +28,24 @@ def prepared(config: ConfigDict) -> Runs:
     runs: Runs = {}
     for stage, own in stages_of(config).items():
         try:
-            runs[stage] = prepare(own)
+            runs[stage] = prepare(own, runs)
             if own.model.weights.startswith(STAGE):
                 _check_earlier(runs, stage)
         except ValueError as error:
             raise ValueError(f"stage {stage}: {error}" if stage else str(error)) from error
-    used = {run.config.model.weights for run in runs.values()}
+    configs = [run.config for run in runs.values()]
+    used = {name for own in configs for name in (own.model.weights, *references(own).values())}
     if idle := [stage for stage in list(runs)[:-1] if STAGE + stage not in used]:
+        key = {"near": "data.near", "far": "data.far"}.get(_makes(runs[idle[0]]), "model.weights")
         raise ValueError(
-            f"stage {idle[0]}: no later stage begins with it; set model.weights of one to"
+            f"stage {idle[0]}: no later stage begins with it or reads it; set {key} of one to"
             f" {STAGE}{idle[0]}, or leave it out of --config.stages"
         )
     return runs
+
+
+def _makes(run: Run) -> str:
+    return "" if run.method.maker is None else run.method.maker.kind
 
 
 def _check_earlier(runs: Runs, stage: str) -> None:
@@ -50,6 +57,11 @@ def _check_earlier(runs: Runs, stage: str) -> None:
             f"model.weights = {STAGE + name!r}: the stages before it are {', '.join(earlier)}"
             if earlier
             else f"model.weights = {STAGE + name!r}: no stage comes before this one"
+        )
+    if makes := _makes(runs[name]):
+        raise ValueError(
+            f"model.weights = {STAGE + name!r}: that stage makes {makes} outliers, no network of"
+            " images; name one that does"
         )
     check_start(name, (runs[name].config, runs[name].net), (run.config, run.net))
 
@@ -66,7 +78,11 @@ def train(runs: Runs, workdir: str) -> None:
         weights = run.config.model.weights
         if weights.startswith(STAGE):
             run = started(run, str(folder / weights.removeprefix(STAGE)))
-        loop.train(run, str(folder / stage), label=f"train {stage}".rstrip())
+        vectors = loaded(run.vectors, run.config, run.train, workdir, run.mesh)
+        run = run._replace(vectors=vectors)
+        state = loop.train(run, str(folder / stage), label=f"train {stage}".rstrip())
+        if run.method.maker is not None:
+            made.make_outliers(run, state.params, str(folder / stage), label=stage)
 
 
 def _open(runs: Runs, workdir: str) -> None:

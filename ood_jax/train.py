@@ -1,11 +1,12 @@
-"""Training: what a run is made of, its state, and one step over the mesh (the loop is loop.py).
+"""Training: what a run is made of, its state, and its step over the mesh.
 
-Read `make_step` first: views, gradients of each update, optimiser, teacher, memory.
+The step itself is step.py, the loop around it loop.py.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -19,20 +20,21 @@ from ood_jax.config import method_module
 from ood_jax.data.order import check_balanced
 from ood_jax.data.source import check_classes
 from ood_jax.data.sources import Source, open_source
+from ood_jax.data.vectors import OF_IMAGES, OUTLIERS
 from ood_jax.models import build as build_model
 from ood_jax.models import init_params
 from ood_jax.start import STAGE, load_start, untrained
-from ood_jax.types import Array, Aux, Batch, Method, Net, PyTree, TrainState, Update
-from ood_jax.views.draws import draw_numbers
-
-Metrics = dict[str, Array]
+from ood_jax.step import Metrics, make_step, trained
+from ood_jax.types import Batch, Method, Net, PyTree, TrainState, Vectors
+from ood_jax.vectors import described
 
 
 class Run(NamedTuple):
     """What a run is made of, all of it checked.
 
     start: (params, stats) of config.model.weights that take the place of untrained ones; None =
-    there are none, or an earlier stage has yet to make them (see `started`).
+    there are none, or an earlier stage has yet to make them (see `started`). vectors: what it reads
+    beside images; shapes where an earlier stage has yet to make them (see vectors.loaded).
     """
 
     config: ConfigDict
@@ -44,10 +46,13 @@ class Run(NamedTuple):
     optimisers: tuple[optax.GradientTransformationExtraArgs, ...]
     rates: optim.Schedules
     start: tuple[PyTree, PyTree] | None = None
+    vectors: Vectors = Vectors()
 
 
-def prepare(config: ConfigDict) -> Run:
+def prepare(config: ConfigDict, earlier: Mapping[str, Run] = MappingProxyType({})) -> Run:
     """Opens and checks everything that `config` names; no compute yet.
+
+    earlier: the stages before it, by name.
 
     Raises:
       ValueError: whatever is wrong with the config or its data, in one line.
@@ -79,14 +84,17 @@ def prepare(config: ConfigDict) -> Run:
         check_classes(train, method.classes, config.method.name)
     if config.data.balanced:
         check_balanced(train.labels, method.classes)
+    if method.maker is not None:
+        method.maker.check(len(train), train.labels)
+    reads = described(config, method.reads, train, earlier)
     optimisers = tuple(optim.build(config, trains) for trains in trained(method))
     rates = optim.schedules(config)
     if not method.updates:
         with config.unlocked():
             config.train.steps = 0
-    run = Run(config, mesh, train, auxiliary, net, method, optimisers, rates)
-    if config.mesh.rules or config.mesh.model > 1:
-        abstract_state(run)  # refuses rules that do not fit
+    run = Run(config, mesh, train, auxiliary, net, method, optimisers, rates, vectors=reads)
+    if config.mesh.rules or config.mesh.model > 1 or method.reads:
+        abstract_state(run)  # refuses rules that do not fit, vectors that make no network
     weights = config.model.weights
     return started(run, weights) if weights and not weights.startswith(STAGE) else run
 
@@ -135,11 +143,6 @@ def resolved(config: ConfigDict, images: int) -> ConfigDict:
     return config
 
 
-def trained(method: Method) -> tuple[str, ...]:
-    """The regexes of parameters that updates move, each once: one optimiser each."""
-    return tuple(dict.fromkeys(update.trains for update in method.updates))
-
-
 def abstract_state(run: Run) -> TrainState:
     """Shapes, types and places (config.mesh.rules) of the state of `run`, without any compute.
 
@@ -166,8 +169,19 @@ def init_state(run: Run) -> TrainState:
 
 
 def _init(run: Run, places: Any = None) -> tuple[PyTree, PyTree]:
-    net = run.net if run.method.init is None else run.net._replace(init=run.method.init)
-    return init_params(net, run.config, places)
+    if run.method.init is None:
+        return init_params(run.net, run.config, places)
+    init = jax.jit(run.method.init, out_shardings=places)
+    return init(jax.random.key(run.config.seed), _one_row(run))
+
+
+def _one_row(run: Run) -> Batch:
+    """A batch as the method's `init` sees it: zeros."""
+    size, vectors = run.config.model.image_size, run.vectors._asdict()
+    named = {**OF_IMAGES, **{name: name for name in OUTLIERS}}
+    have = {name: vectors[field] for name, field in named.items() if vectors[field] is not None}
+    rows = {name: jnp.zeros((1, array.shape[1])) for name, array in have.items()}
+    return {"image": jnp.zeros((1, size, size, 3))} | rows
 
 
 def _first_state(run: Run, params: PyTree, stats: PyTree) -> TrainState:
@@ -193,56 +207,6 @@ def _merged(tree: PyTree, part: PyTree) -> PyTree:
     return tree | {key: _merged(tree.get(key), value) for key, value in part.items()}
 
 
-def make_step(
-    method: Method,
-    optimisers: tuple[optax.GradientTransformationExtraArgs, ...],
-    rates: optim.Schedules,
-    *,
-    seed: int,
-    accumulate: int = 1,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """One training step as a pure function of the state and the host batch.
-
-    Every random number comes from (seed, step, example), and for an example that a batch holds
-    again from its count there; losses see the global batch, so centre and BatchNorm statistics are
-    global without a word about devices.
-    """
-
-    def step(state: TrainState, host_batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        view_key, loss_key = jax.random.split(key)
-        metrics: Metrics = {}
-        params, opt = state.params, list(state.opt)
-        draws = {k: draw_numbers(v) for k, v in host_batch.items() if k.endswith("index")}
-        host_batch = {**host_batch, **draws}
-        for i, update in enumerate(method.updates):
-            own = trained(method).index(update.trains)
-            update_key = jax.random.fold_in(loss_key, i)
-            current = state.replace(params=params)
-            grads, aux = _gradients(
-                update, method.views, current, host_batch, (view_key, update_key), accumulate
-            )
-            rated = optim.with_rates(opt[own], rates, state.step)
-            moves, opt[own] = optimisers[own].update(grads, rated, params, train_step=state.step)
-            params = optax.apply_updates(params, moves)
-            state = state.replace(stats=aux.stats, memory=aux.memory)
-            suffix = f"_{i}" if i else ""
-            metrics |= {name + suffix: value for name, value in aux.metrics.items()}
-            metrics["gradient_norm" + suffix] = optax.tree.norm(grads)
-        metrics["learning_rate"] = rates.learning_rate(state.step)
-        metrics["weight_decay"] = rates.weight_decay(state.step)
-        teacher = state.teacher
-        if teacher is not None and method.teacher_decay is not None:
-            momentum = method.teacher_decay(state.step)
-            student = {"params": params, "stats": state.stats}
-            teacher = optax.incremental_update(student, teacher, 1 - momentum)
-            metrics["teacher_momentum"] = momentum
-        new = state.replace(step=state.step + 1, params=params, teacher=teacher, opt=tuple(opt))
-        return new, {name: jnp.asarray(v, jnp.float32) for name, v in metrics.items()}
-
-    return step
-
-
 def jitted_step(run: Run) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """`make_step` of a run over its mesh; the new state lies as the old one, in its memory.
 
@@ -262,33 +226,3 @@ def jitted_step(run: Run) -> Callable[[TrainState, Batch], tuple[TrainState, Met
         out_shardings=(places, sharding.replicated(run.mesh)),
         donate_argnums=0,
     )
-
-
-def _gradients(
-    update: Update,
-    views: Callable[[Batch, Array], Batch],
-    state: TrainState,
-    host_batch: Batch,
-    keys: tuple[Array, Array],
-    accumulate: int,
-) -> tuple[PyTree, Aux]:
-    """Gradients and Aux of one update, as the mean over micro-batches; stats are threaded."""
-    view_key, loss_key = keys
-    value_and_grad = jax.value_and_grad(update.loss, has_aux=True)
-
-    def one(state: TrainState, batch: Batch, key: Array) -> tuple[PyTree, Aux]:
-        (loss, aux), grads = value_and_grad(state.params, state, views(batch, view_key), key)
-        return grads, aux.replace(metrics={"loss": loss, **aux.metrics})
-
-    if accumulate == 1:
-        return one(state, host_batch, loss_key)
-
-    def body(stats: PyTree, part: tuple[Array, Batch]) -> tuple[PyTree, Any]:
-        i, batch = part
-        grads, aux = one(state.replace(stats=stats), batch, jax.random.fold_in(loss_key, i))
-        return aux.stats, (grads, aux.memory, aux.metrics)
-
-    parts = sharding.micro_batches(host_batch, accumulate)
-    stats, sums = jax.lax.scan(body, state.stats, (jnp.arange(accumulate), parts))
-    grads, memory, metrics = jax.tree.map(lambda x: x.mean(0), sums)
-    return grads, Aux(stats, memory, metrics)

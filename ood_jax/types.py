@@ -82,6 +82,25 @@ class Aux(struct.PyTreeNode):
     metrics: dict[str, Array]
 
 
+class Vectors(NamedTuple):
+    """What a run reads beside its images, or in place of them; None = there is no such thing.
+
+    Arrays on the host or, as long as an earlier stage has yet to make them, their shapes
+    (jax.ShapeDtypeStruct).
+    embeddings: float32 [N, D], of each train image by a fixed teacher. teacher_logits: float32
+        [N, K], of the same. known: bool [N], False where the teacher could not read the image,
+        whose rows are 0. near: float32 [M, D], outliers near the train set. far: float32 [L, E],
+        outliers far from it. origins: field -> where it came from, JSON values.
+    """
+
+    embeddings: Any = None
+    teacher_logits: Any = None
+    known: Any = None
+    near: Any = None
+    far: Any = None
+    origins: dict[str, Any] = {}  # noqa: RUF012  never written to
+
+
 class LossFn(Protocol):
     """(params, state, batch, key) -> (float32 scalar, Aux); batch: view groups [B, V, H, W, C]."""
 
@@ -100,6 +119,23 @@ class Update(NamedTuple):
     trains: str = ".*"
 
 
+class Maker(NamedTuple):
+    """How a stage that is done makes outliers for later ones.
+
+    kind: near | far. width: shapes of the stage's Vectors -> E of the outliers. make: (params,
+    Vectors, labels of the train images int32 [N] or None, mesh) -> (outliers float32 [M, E], what
+    else is known of each {name: [M, ...]}), the same in every process. check: (number of train
+    images, their labels) -> refuses, before any compute, what `make` would. picture: (outliers,
+    path of a PNG) -> are they images, now drawn there? None = they never are.
+    """
+
+    kind: str
+    width: Callable[[Vectors], int]
+    make: Callable[..., tuple[np.ndarray, dict[str, np.ndarray]]]
+    check: Callable[[int, Array | None], None] = lambda count, labels: None
+    picture: Callable[..., bool] | None = None
+
+
 class Method(NamedTuple):
     """One paper: which views, which losses, what it remembers, how its teacher follows.
 
@@ -107,8 +143,10 @@ class Method(NamedTuple):
     updates: in order within one step; stats and memory are threaded through.
     views: (host batch, key) -> batch, inside the jitted step. Host batch: "image" uint8
         [B, S, S, 3], "index" int32 [B], "label" int32 [B] (-1 = none) and, with an auxiliary
-        source, "auxiliary" uint8 [B, S, S, 3] and "auxiliary_index" int32 [B].
-    init: (key, inputs) -> (params, stats); None = net.init.
+        source, "auxiliary" uint8 [B, S, S, 3] and "auxiliary_index" int32 [B]; with Vectors
+        "embedding" [B, D] and "teacher_logits" [B, K] of its images, and as many outliers, "near"
+        [B, D] and "far" [B, E].
+    init: (key, host batch of one row of zeros) -> (params, stats); None = net.init of an image.
     init_memory: () -> memory.
     teacher_init: (params, stats) -> {"params", "stats"}; None = a copy of the student.
     teacher_decay: step -> momentum of the teacher; None = the teacher is fixed.
@@ -116,6 +154,10 @@ class Method(NamedTuple):
     separable: may the loss be accumulated over micro-batches?
     classes: how many it learns from labels, which must lie in 0..classes-1; 0 = reads no labels.
     warn: metrics (floats, averaged over a logging interval) -> warnings that name a remedy.
+    images: False = its batches have none.
+    reads: the fields of Vectors that it needs.
+    prepared: Vectors -> those that its batches are cut from, before the first of them.
+    maker: None = the stage makes no outliers, and is a network of images.
     """
 
     updates: tuple[Update, ...]
@@ -128,6 +170,10 @@ class Method(NamedTuple):
     separable: bool = True
     classes: int = 0
     warn: Callable[[dict[str, float]], list[str]] = lambda metrics: []
+    images: bool = True
+    reads: tuple[str, ...] = ()
+    prepared: Callable[[Vectors], Vectors] = lambda vectors: vectors
+    maker: Maker | None = None
 
 
 class Features(NamedTuple):

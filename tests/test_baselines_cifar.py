@@ -11,7 +11,8 @@ from small_run import write_images
 from ood_jax.config import flat, stages_of
 from ood_jax.data.sources import open_source
 from ood_jax.recipe import load
-from ood_jax.train import init_state, make_step, prepare
+from ood_jax.step import make_step
+from ood_jax.train import init_state, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 WITH_OUTLIERS = ("outlier_exposure", "mix_oe")

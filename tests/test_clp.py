@@ -16,7 +16,8 @@ from ood_jax.checkpoint import Checkpoints, restore_for_scoring
 from ood_jax.data.sources import open_source
 from ood_jax.recipe import load
 from ood_jax.score import check_sources, score_run
-from ood_jax.train import init_state, make_step, prepare
+from ood_jax.step import make_step
+from ood_jax.train import init_state, prepare
 
 SETS = {"dark": ("coal", "soot", "ink"), "light": ("snow", "milk"), "noise": ("noise",)}
 NOISE = "noise:gaussian/30"

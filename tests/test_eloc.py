@@ -16,7 +16,8 @@ from ood_jax.data.sources import open_source
 from ood_jax.recipe import load
 from ood_jax.results import read_results
 from ood_jax.score import score_run
-from ood_jax.train import init_state, make_step, prepare
+from ood_jax.step import make_step
+from ood_jax.train import init_state, prepare
 from ood_jax.views.crops import evaluation_view
 
 TEMPERATURE, EPSILON = 10.0, 0.01

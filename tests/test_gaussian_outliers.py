@@ -71,9 +71,9 @@ def test_what_makes_no_sense_is_refused(embeddings):
             settings = SETTINGS._replace(**change)
             gaussian_outliers(rows, labels, settings=settings, key=jax.random.key(0))
 
-    refused("gaussian.draws = 0: use 1 or more", draws=0)
-    refused("gaussian.keep = 501 of gaussian.draws = 500", keep=501)
-    refused("gaussian.ridge = 0: use a number above 0", ridge=0)
+    refused("method.draws = 0: use 1 or more", draws=0)
+    refused("method.keep = 501 of method.draws = 500", keep=501)
+    refused("method.ridge = 0: use a number above 0", ridge=0)
     refused("needs labels", labels=None)
     refused("zero variance", rows=np.ones((60, 4)))
     refused(r"a bank of 1 embeddings \(class 9\)", labels=np.where(np.arange(60) == 5, 9, 0))

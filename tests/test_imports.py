@@ -17,12 +17,13 @@ LAYERS = (
     ("losses", "scorers", "metrics"),
     ("models", "data"),
     ("methods",),
+    ("step",),
     ("train",),
     ("main",),
 )
 CHAIN = ("checkpoint", "features", "score")
 SCORING = ("score", "eloc", "features", "scorers", "metrics", "results", "checkpoint")
-TRAINING = ("train", "loop", "methods", "losses", "main", "optim")
+TRAINING = ("train", "step", "stages", "loop", "methods", "losses", "main", "optim")
 # Modules that can run code out of a data file.
 UNSAFE = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "shelve", "marshal", "joblib"}
 

@@ -59,7 +59,7 @@ def test_sources_are_the_boundary_and_distances_are_the_class_banks(embeddings, 
 
 @pytest.fixture(scope="module")
 def official(embeddings):
-    return mine(*embeddings, settings=SMALL._replace(preset="official"), key=jax.random.key(0))
+    return mine(*embeddings, settings=SMALL._replace(selection="official"), key=jax.random.key(0))
 
 
 def test_the_farthest_of_many_lie_farther_than_the_only_one(embeddings, mined, official):
@@ -77,7 +77,7 @@ def test_devices_and_memory_change_nothing(embeddings, mined, official):
     others = (
         (mined, SMALL, sharding.make_mesh(2)),
         (mined, little, None),
-        (official, little._replace(preset="official"), None),
+        (official, little._replace(selection="official"), None),
     )
     for whole, settings, mesh in others:
         found = mine(*embeddings, settings=settings, key=jax.random.key(0), mesh=mesh)
@@ -116,14 +116,14 @@ def test_npos_draws_points_anew_each_round(embeddings):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"neighbour": 0}, "mine.neighbour = 0: use 1 or more"),
-        ({"picked": 4}, "mine.picked = 4 of mine.points = 3"),
-        ({"sigma": 0.0}, "mine.sigma = 0.0: use a number above 0"),
-        ({"sigma": float("nan")}, "mine.sigma = nan"),
-        ({"keep": 41}, "mine.keep = 41 of mine.draws = 40"),
-        ({"preset": "intended"}, "mine.preset 'intended': use paper or official"),
-        ({"neighbour": 21}, r"mine.neighbour = 21 of a bank of 20 embeddings \(class 0\)"),
-        ({"points": 21}, r"mine.points = 21 of a bank of 20 embeddings \(class 0\)"),
+        ({"neighbour": 0}, "method.neighbour = 0: use 1 or more"),
+        ({"picked": 4}, "method.picked = 4 of method.points = 3"),
+        ({"sigma": 0.0}, "method.sigma = 0.0: use a number above 0"),
+        ({"sigma": float("nan")}, "method.sigma = nan"),
+        ({"keep": 41}, "method.keep = 41 of method.draws = 40"),
+        ({"selection": "intended"}, "method.selection 'intended': use paper or official"),
+        ({"neighbour": 21}, r"method.neighbour = 21 of a bank of 20 embeddings \(class 0\)"),
+        ({"points": 21}, r"method.points = 21 of a bank of 20 embeddings \(class 0\)"),
         ({"neighbour": 41, "class_wise": False}, r"a bank of 40 embeddings \(the set\)"),
     ],
 )

@@ -211,7 +211,10 @@ def _batch_of_one(config):
         (_not_earlier, r"stage pretrain: model.weights = 'stage:joint': no stage comes before"),
         (_unknown, r"no stage 'finetune'; there are .*pretrain"),
         (_no_stages, r"stages is empty: name one or more"),
-        (_unused, r"stage pretrain: no later stage begins with it; set model.weights of one to st"),
+        (
+            _unused,
+            r"stage pretrain: no later stage begins with it or reads it; set model.weights",
+        ),
         (_batch_of_one, r"stage joint: batch 1 does not divide|stage joint: train.batch = 1"),
     ],
 )

@@ -11,7 +11,8 @@ from small_run import small_config, write_images
 from ood_jax import sharding
 from ood_jax.data.pipeline import train_batches
 from ood_jax.recipe import load
-from ood_jax.train import init_state, jitted_step, make_step, prepare
+from ood_jax.step import make_step
+from ood_jax.train import init_state, jitted_step, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 

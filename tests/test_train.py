@@ -16,7 +16,8 @@ from ood_jax.config import stages_of
 from ood_jax.data.pipeline import train_batches
 from ood_jax.logs import read_metrics
 from ood_jax.recipe import load
-from ood_jax.train import init_state, jitted_step, make_step, prepare, resolved, trained
+from ood_jax.step import make_step, trained
+from ood_jax.train import init_state, jitted_step, prepare, resolved
 from ood_jax.types import Aux, Method, Update
 
 pytestmark = pytest.mark.usefixtures("compiled_once")

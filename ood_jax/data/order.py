@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-TRAIN, AUXILIARY, BALANCED = 0, 1, 2  # streams of one seed, each with its own order
+TRAIN, AUXILIARY, BALANCED, NEAR, FAR = range(5)  # streams of one seed, each with its own order
 SHOWN = 5  # missing classes that an error lists
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)  # two epochs of each stream
 def epoch_order(n: int, seed: int, epoch: int, stream: int = TRAIN) -> np.ndarray:
     """The order of one epoch: a permutation of 0 .. n - 1, int64 [n], not to be written to."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, stream, epoch))))

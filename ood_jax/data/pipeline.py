@@ -86,10 +86,7 @@ def train_batches(
     """
     rows = local_rows(batch, process_index, process_count)
     part = rows.start, rows.stop - rows.start
-    order: Order | Balanced = Order(len(train), batch, seed, TRAIN, *part)
-    if balanced:
-        order = balanced_order(train.labels, batch, seed, *part)
-    pairs = [(train, order)]
+    pairs = [(train, train_order(train, batch, seed, balanced, *part))]
     if auxiliary is not None:
         pairs.append((auxiliary, Order(len(auxiliary), batch, seed, AUXILIARY, *part)))
     feeds = []
@@ -99,6 +96,15 @@ def train_batches(
         else:
             feeds.append(streamed(source, size, order, start_step, workers))
     return _joined(*feeds)
+
+
+def train_order(
+    train: Source, batch: int, seed: int, balanced: bool, start: int, length: int
+) -> Order | Balanced:
+    """Which images of `train` come when, see `train_batches`: rows [start, start + length)."""
+    if balanced:
+        return balanced_order(train.labels, batch, seed, start, length)
+    return Order(len(train), batch, seed, TRAIN, start, length)
 
 
 def eval_batches(

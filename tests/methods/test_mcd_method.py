@@ -13,7 +13,8 @@ from ood_jax.losses.classify import cross_entropy
 from ood_jax.losses.discrepancy import entropy
 from ood_jax.methods import mcd
 from ood_jax.recipe import load
-from ood_jax.train import abstract_state, init_state, jitted_step, make_step, prepare, trained
+from ood_jax.step import make_step, trained
+from ood_jax.train import abstract_state, init_state, jitted_step, prepare
 from ood_jax.types import TrainState
 from ood_jax.views.draws import draw_numbers
 

@@ -10,7 +10,7 @@ from ood_jax.config import base
 from ood_jax.methods import dino_negatives
 from ood_jax.models import build
 from ood_jax.models.torch_names import from_torch, in_torch_layout
-from ood_jax.train import make_step
+from ood_jax.step import make_step
 from ood_jax.types import TrainState
 
 

@@ -25,12 +25,12 @@ def test_distances_and_boundary(golden, memory):
 
 
 @pytest.mark.parametrize("memory", [16 * SMALL, 1 << 30])
-@pytest.mark.parametrize(("preset", "which"), [("paper", "intended"), ("official", "official")])
-def test_candidates_and_what_is_kept(golden, preset, which, memory):
+@pytest.mark.parametrize(("selection", "which"), [("paper", "intended"), ("official", "official")])
+def test_candidates_and_what_is_kept(golden, selection, which, memory):
     g = golden("oaml_outliers")
     settings = Settings(
         neighbour=int(g["K"]), points=int(g["pic_nums"]), draws=len(g["noise"]),
-        sigma=float(g["sigma"]), keep=int(g["keep"]), preset=preset, memory=memory,
+        sigma=float(g["sigma"]), keep=int(g["keep"]), selection=selection, memory=memory,
     )  # fmt: skip
     bank, source = units(g["id_features"]), g["source_index"]
     noise = (settings.sigma * g["noise"]).astype(np.float32)
