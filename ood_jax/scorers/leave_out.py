@@ -5,7 +5,7 @@ from functools import lru_cache
 import jax
 import jax.numpy as jnp
 
-from ood_jax.scorers.odin import heads, tempered
+from ood_jax.scorers.odin import heads, of_heads
 from ood_jax.types import Array, Extra, Forward
 from ood_jax.views.crops import evaluation_view
 
@@ -13,9 +13,9 @@ CERTAINTY, PROBABILITIES = "certainty", "probabilities"  # of `judging`'s arrays
 
 
 def certainty(logits: Array) -> jax.Array:
-    """(max_k p_k - 1 / C) + (ln C - H(p)), p = softmax(logits): [N, C] -> float32 [N], from 0 on.
+    """(max_k p_k - 1 / C) + (ln C - H(p)) of p = softmax(logits): [..., C] -> float32 [...].
 
-    Vyas et al. 2018 take max_k p_k - H(p), which is 1 / C - ln C more: a constant, so
+    At least 0. Vyas et al. 2018 take max_k p_k - H(p), which is 1 / C - ln C more: a constant, so
     images have the same order. At the paper's temperature p is nearly uniform, and what tells
     images apart would be lost in the rounding of ln C.
     """
@@ -42,21 +42,8 @@ def judging(temperature: float, epsilon: float) -> Extra:
         inputs = evaluation_view(images, size=forward.size, mean=forward.mean, std=forward.std)
         outputs = forward.apply(inputs)
         names = heads(outputs)
-
-        def sure(name: str) -> jax.Array:
-            moved = tempered(
-                lambda x: getattr(forward.apply(x), name),
-                inputs,
-                temperature=temperature,
-                epsilon=epsilon,
-                std=forward.std,
-            )
-            return certainty(moved)
-
-        said = [jax.nn.softmax(getattr(outputs, name), -1) for name in names]
-        return {
-            CERTAINTY: jnp.stack([sure(name) for name in names]).mean(0),
-            PROBABILITIES: jnp.stack(said).mean(0),
-        }
+        moved = of_heads(forward, inputs, names, temperature=temperature, epsilon=epsilon)
+        said = jnp.stack([jax.nn.softmax(getattr(outputs, name), -1) for name in names])
+        return {CERTAINTY: certainty(moved).mean(0), PROBABILITIES: said.mean(0)}
 
     return Extra(f"eloc {temperature} {epsilon}", compute, train=False)

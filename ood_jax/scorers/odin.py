@@ -49,22 +49,6 @@ def numbers(config: ConfigDict) -> tuple[float, float]:
     return float(config.odin_temperature), float(config.odin_epsilon)
 
 
-def confidence(
-    logits: Callable[[Array], Array],
-    inputs: Array,
-    *,
-    temperature: float,
-    epsilon: float,
-    std: Array | tuple[float, ...],
-) -> jax.Array:
-    """max softmax(logits(x~) / T) of each of B inputs, float32 [B], higher = in-distribution.
-
-    Arguments as `tempered`'s.
-    """
-    moved = tempered(logits, inputs, temperature=temperature, epsilon=epsilon, std=std)
-    return jax.nn.softmax(moved).max(-1)
-
-
 def tempered(
     logits: Callable[[Array], Array],
     inputs: Array,
@@ -88,22 +72,30 @@ def tempered(
     return jnp.asarray(logits(inputs - epsilon * steps)) / temperature
 
 
+def of_heads(
+    forward: Forward, inputs: Array, names: list[str], *, temperature: float, epsilon: float
+) -> jax.Array:
+    """`tempered` of each of the H classifiers that `names`, fields of Outputs, are: [H, B, K]."""
+
+    def of_head(name: str) -> jax.Array:
+        return tempered(
+            lambda x: getattr(forward.apply(x), name),
+            inputs,
+            temperature=temperature,
+            epsilon=epsilon,
+            std=forward.std,
+        )
+
+    return jnp.stack([of_head(name) for name in names])
+
+
 @lru_cache  # scorers with the same numbers share one Extra and its compilation
 def _extra(temperature: float, epsilon: float) -> Extra:
     def compute(forward: Forward, images: Array, index: Array) -> dict[str, Array]:
         inputs = evaluation_view(images, size=forward.size, mean=forward.mean, std=forward.std)
-
-        def head(name: str) -> Array:
-            return confidence(
-                lambda x: getattr(forward.apply(x), name),
-                inputs,
-                temperature=temperature,
-                epsilon=epsilon,
-                std=forward.std,
-            )
-
         names = heads(jax.eval_shape(forward.apply, inputs))
-        return {"odin": jnp.stack([head(name) for name in names]).mean(0)}
+        moved = of_heads(forward, inputs, names, temperature=temperature, epsilon=epsilon)
+        return {"odin": jax.nn.softmax(moved).max(-1).mean(0)}
 
     return Extra(f"odin {temperature} {epsilon}", compute, train=False)
 

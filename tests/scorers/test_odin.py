@@ -131,7 +131,7 @@ def test_the_step_follows_finite_differences():
             seen.append(np.asarray(x))
         return x.reshape(len(x), -1) @ weights()["0"]
 
-    odin.confidence(logits, jnp.asarray(inputs), temperature=2.0, epsilon=0.01, std=STD)
+    odin.tempered(logits, jnp.asarray(inputs), temperature=2.0, epsilon=0.01, std=STD)
     step = (inputs - seen[-1]) * np.array(STD) / 0.01
 
     def loss(x):
