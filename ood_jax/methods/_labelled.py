@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ood_jax.losses.classify import cross_entropy
-from ood_jax.types import Array, Batch, Outputs
+from ood_jax.types import Array, Aux, Batch, Method, Net, Outputs, PyTree, TrainState, Update
 from ood_jax.views.crops import multi_view, simclr_view
 from ood_jax.views.specs import View, check_views
 
@@ -98,6 +98,21 @@ def classified(
     right = [jnp.mean(jnp.argmax(h, -1) == labels) for h in heads]
     names = ("accuracy", "second_accuracy")
     return jnp.asarray(value), dict(zip(names, right, strict=False))
+
+
+def classifying(config: ConfigDict, net: Net, loss: Callable[[Array, Array], Array]) -> Method:
+    """One pass over one view of each labelled image, and `classified` with `loss`; nothing else."""
+
+    def of_batch(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Aux]:
+        outputs, stats = net.apply(params, state.stats, batch["image"], train=True, key=key)
+        value, metrics = classified(outputs, batch["label"], loss=loss)
+        return value, Aux(stats, state.memory, metrics)
+
+    return Method(
+        updates=(Update(of_batch),),
+        views=labelled_view(config),
+        classes=config.head.outputs,
+    )
 
 
 def check_classifier(config: ConfigDict) -> None:

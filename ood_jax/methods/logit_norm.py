@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ood_jax.losses.classify import logit_norm
 from ood_jax.methods import _labelled
-from ood_jax.types import Array, Aux, Batch, Method, Net, PyTree, TrainState, Update
+from ood_jax.types import Method, Net
 
 DEFAULTS: dict[str, Any] = dict(
     **_labelled.VIEW,
@@ -28,17 +28,7 @@ def build(config: ConfigDict, net: Net) -> Method:
     """
     _check(config)
     normalised = partial(logit_norm, temperature=config.method.temperature)
-
-    def loss(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Aux]:
-        outputs, stats = net.apply(params, state.stats, batch["image"], train=True, key=key)
-        value, metrics = _labelled.classified(outputs, batch["label"], loss=normalised)
-        return value, Aux(stats, state.memory, metrics)
-
-    return Method(
-        updates=(Update(loss),),
-        views=_labelled.labelled_view(config),
-        classes=config.head.outputs,
-    )
+    return _labelled.classifying(config, net, normalised)
 
 
 def _check(config: ConfigDict) -> None:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from ood_jax.losses.classify import cross_entropy
 from ood_jax.methods import _labelled
-from ood_jax.types import Array, Aux, Batch, Method, Net, PyTree, TrainState, Update
+from ood_jax.types import Method, Net
 
 DEFAULTS: dict[str, Any] = dict(
     **_labelled.VIEW,
@@ -27,17 +27,7 @@ def build(config: ConfigDict, net: Net) -> Method:
     """
     _check(config)
     smoothed = partial(cross_entropy, label_smoothing=config.method.label_smoothing)
-
-    def loss(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Aux]:
-        outputs, stats = net.apply(params, state.stats, batch["image"], train=True, key=key)
-        value, metrics = _labelled.classified(outputs, batch["label"], loss=smoothed)
-        return value, Aux(stats, state.memory, metrics)
-
-    return Method(
-        updates=(Update(loss),),
-        views=_labelled.labelled_view(config),
-        classes=config.head.outputs,
-    )
+    return _labelled.classifying(config, net, smoothed)
 
 
 def _check(config: ConfigDict) -> None:
