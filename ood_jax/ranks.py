@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 
 from ood_jax.place import kind, local, place
-from ood_jax.untrusted import MISSHAPEN, check_table
+from ood_jax.untrusted import UNREADABLE, check_table
 
 FILE = "scores.parquet"
 TEST = "test"  # the in-distribution test set among the sets of FILE
@@ -51,7 +51,7 @@ def spread(workdirs: Mapping[Any, epath.PathLike]) -> Spread:
             return Spread({}, (f"seed {seed} has no {FILE}",))
         try:
             found.append(_read(path))
-        except (OSError, NotImplementedError, MemoryError, *MISSHAPEN) as error:
+        except UNREADABLE as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
             return Spread({}, (f"{FILE} of seed {seed} cannot be read ({text})",))
     return _spread(found)

@@ -21,6 +21,8 @@ DIGITS = 20  # of a whole number in JSON; 64 bits have 20
 
 # What takes apart a structure that is not as expected raises one of these.
 MISSHAPEN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+# Reading a whole file raises one of these, pyarrow's among them.
+UNREADABLE = (OSError, NotImplementedError, MemoryError, *MISSHAPEN)
 
 
 def read_bytes(path: epath.PathLike, limit: int) -> bytes:

@@ -9,8 +9,7 @@ from etils import epath
 from ood_jax.data.union import uncut
 from ood_jax.place import kind, local, place
 from ood_jax.reporting.blocks import clean
-from ood_jax.reporting.workdirs import UNREADABLE
-from ood_jax.untrusted import check_table, read_json
+from ood_jax.untrusted import UNREADABLE, check_table, read_json
 
 SCHEMA = 1
 FILE, IMAGES = "clp.json", "clp_images.parquet"

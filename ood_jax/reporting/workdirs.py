@@ -13,14 +13,13 @@ from ood_jax.place import kind, local, place
 from ood_jax.reporting import norms_read
 from ood_jax.reporting.blocks import clean
 from ood_jax.reporting.norms_read import Norms
-from ood_jax.untrusted import MISSHAPEN, check_table, read_json
+from ood_jax.untrusted import MISSHAPEN, UNREADABLE, check_table, read_json
 
 if TYPE_CHECKING:
     from ood_jax.openood import Benchmark
 
 SCHEMAS = (1, 2)
 TEST, TRAIN = "test", "train"
-UNREADABLE = (OSError, NotImplementedError, MemoryError, *MISSHAPEN)  # pyarrow's among them
 WHEN = ("step", "time")  # of a line of metrics, no metrics themselves
 
 
