@@ -4,13 +4,16 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ood_jax import in_distribution, kept, models
+from ood_jax import in_distribution, kept
 from ood_jax.checkpoint import Restored, restore_for_scoring
 from ood_jax.models.heads import CLASSIFIERS
 from ood_jax.plan import TEST, Plan
 from ood_jax.start import STAGE
 
-SCORED = ("data.root", "data.workers", "data.memory", "data.timeout", "score.batch")
+SCORED = (
+    *("data.root", "data.workers", "data.memory", "data.timeout"),
+    *("score.batch", "train.devices"),
+)
 
 
 def accuracies(
@@ -25,8 +28,9 @@ def accuracies(
     if not weights.startswith(STAGE):
         return {}
     stage = weights.removeprefix(STAGE)
+    where = str(Path(workdir).expanduser() / stage)
     try:
-        earlier = restore_for_scoring(str(Path(workdir).expanduser() / stage))
+        earlier = restore_for_scoring(where)
     except ValueError:  # a run of which the last stage alone was kept
         return {}
     own, head = earlier.config, earlier.config.head
@@ -35,16 +39,8 @@ def accuracies(
     own = own.copy_and_resolve_references()
     own.update_from_flattened_dict({key: _at(config, key) for key in SCORED})
     fields = ("logits", "second_logits") if head.second_outputs else ("logits",)
-    network = kept.Network(
-        own,
-        plan.mesh,
-        models.build(own),
-        earlier.params,
-        earlier.stats,
-        fields,
-        suffix=f"@{stage}",
-        folder=folder,
-    )
+    network = kept.of_checkpoint(earlier, where, config=own)
+    network = network._replace(fields=fields, suffix=f"@{stage}", folder=folder)
     found = kept.extract(network, {TEST: plan.sets[TEST]})[TEST]
     measured = in_distribution.accuracies(own, found)
     return {f"{name}_before": value for name, value in measured.items() if value is not None}

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ood_jax import calibration, features, kept, metrics, models, needs, scorers, sharding
+from ood_jax import calibration, features, kept, metrics, needs, scorers, sharding
 from ood_jax.checkpoint import Restored, restore_for_scoring
 from ood_jax.data.decode import DAMAGED, as_rgb, fit, pillow_rgb, read_file
 from ood_jax.data.source import Source
 from ood_jax.features import Extracted
 from ood_jax.place import place
-from ood_jax.plan import CALIBRATION, TRAIN, check_model, fitted_sets, scoring_mesh
+from ood_jax.plan import CALIBRATION, TRAIN, fitted_sets
 from ood_jax.results import places
 from ood_jax.scorers import knn
 from ood_jax.types import Features, PyTree, Scorer
@@ -170,20 +170,13 @@ def _network(
     config: ConfigDict, restored: Restored, name: str, workdir: str
 ) -> tuple[kept.Network, Scorer]:
     """The checkpoint's network and the scorer `name`, checked against each other."""
-    net = models.build(config)
-    shapes = jax.eval_shape(lambda: models.init_params(net, config))
-    check_model(shapes, restored, workdir)
-    mesh = scoring_mesh(config)
-    scorer = scorers.build(name, config.score, mesh)
-    described = needs.Network(config, net, shapes)
+    network = kept.of_checkpoint(restored, workdir, config=config)
+    scorer = scorers.build(name, config.score, network.mesh)
+    described = needs.Network(config, network.net, (network.params, network.stats))
     if reason := needs.lacking(described, scorer, labelled=True):  # fit says if labels are missing
         raise ValueError(f"scorer {name} needs {reason}")
     extras = () if scorer.extra is None else (scorer.extra,)
-    fields = needs.fields(described, [scorer])
-    return (
-        kept.Network(config, mesh, net, restored.params, restored.stats, fields, extras),
-        scorer,
-    )
+    return network._replace(fields=needs.fields(described, [scorer]), extras=extras), scorer
 
 
 def _open(config: ConfigDict) -> dict[str, Source] | None:

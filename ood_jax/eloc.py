@@ -153,9 +153,8 @@ def judge(
         outputs = member.restored.config.head.outputs
         own = config.copy_and_resolve_references()
         own.head.outputs = outputs
-        asked = network(
-            member, config=own, net=nets.get(outputs), extras=(extra,), suffix=f"@{NAME}"
-        )
+        asked = network(member, config=own, net=nets.get(outputs))
+        asked = asked._replace(extras=(extra,), suffix=f"@{NAME}")
         nets[outputs] = asked.net
         classes = list(learnt(member.restored.config.method))
         for name, extracted in kept.extract(asked, sets).items():

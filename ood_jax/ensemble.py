@@ -124,7 +124,7 @@ def judge(found: tuple[Member, ...], test: Source) -> Judged:
 
     def each() -> Iterator[np.ndarray]:
         for member in found:
-            asked = network(member, net=net, fields=("logits",))
+            asked = network(member, net=net)._replace(fields=("logits",))
             extracted = kept.extract(asked, {plan.TEST: test})[plan.TEST]
             if rows:
                 check_rows(found[0], rows[0], member, extracted.rows, "data.test")

@@ -3,17 +3,21 @@
 import json
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ood_jax import features
+from ood_jax import features, models
+from ood_jax.atomic import check_writable
 from ood_jax.cache import cached, digest, read, stamp
+from ood_jax.checkpoint import Restored
 from ood_jax.config import to_json
 from ood_jax.data.source import Source
 from ood_jax.features import Extracted
-from ood_jax.plan import TRAIN
+from ood_jax.place import place
+from ood_jax.plan import TRAIN, check_model, scoring_mesh
 from ood_jax.types import Extra, Net, PyTree
 
 
@@ -29,10 +33,42 @@ class Network(NamedTuple):
     net: Net
     params: PyTree
     stats: PyTree
-    fields: tuple[str, ...]
+    fields: tuple[str, ...] = ()
     extras: tuple[Extra, ...] = ()
     suffix: str = ""
     folder: epath.Path | None = None
+
+
+def of_checkpoint(
+    restored: Restored,
+    workdir: epath.PathLike,
+    *,
+    config: ConfigDict | None = None,
+    net: Net | None = None,
+) -> Network:
+    """The network of a checkpoint of `workdir`, of which nothing is wanted and nothing kept yet.
+
+    config: in place of the checkpoint's, for other keys of `score` or another data.root. net: of
+    another network with the same model and head, so that both are compiled once.
+
+    Raises:
+      ValueError: the checkpoint is of another network.
+    """
+    config = restored.config if config is None else config
+    net = models.build(config) if net is None else net
+    shapes = jax.eval_shape(lambda: models.init_params(net, config))
+    check_model(shapes, restored, str(workdir))
+    return Network(config, scoring_mesh(config), net, restored.params, restored.stats)
+
+
+def folder_in(workdir: epath.PathLike) -> epath.Path | None:
+    """W/features; None where it cannot be written, as in another user's run."""
+    folder = place(workdir) / "features"
+    try:
+        check_writable(folder)
+    except ValueError:
+        return None
+    return folder
 
 
 def extract(network: Network, sets: dict[str, Source]) -> dict[str, Extracted]:

@@ -4,15 +4,13 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from ood_jax import kept, models, place, plan
-from ood_jax.atomic import check_writable
+from ood_jax import kept, place
 from ood_jax.checkpoint import FREE_KEYS, Restored, restore_for_scoring, stages_in
-from ood_jax.types import Extra, Net
+from ood_jax.types import Net
 
 
 class Member(NamedTuple):
@@ -145,45 +143,8 @@ def check_rows(
 
 
 def network(
-    member: Member,
-    *,
-    config: ConfigDict | None = None,
-    net: Net | None = None,
-    fields: tuple[str, ...] = (),
-    extras: tuple[Extra, ...] = (),
-    suffix: str = "",
+    member: Member, *, config: ConfigDict | None = None, net: Net | None = None
 ) -> kept.Network:
-    """The member's network, whose features are kept in its workdir where that can be written.
-
-    config: in place of its own, for other keys of `score` or another data.root. net: of another
-    member with the same model and head, so that both are compiled once. The rest is as
-    `kept.Network` has it.
-
-    Raises:
-      ValueError: the checkpoint is of another network.
-    """
-    restored, workdir = member.restored, member.workdir
-    config = restored.config if config is None else config
-    net = models.build(config) if net is None else net
-    shapes = jax.eval_shape(lambda: models.init_params(net, config))
-    plan.check_model(shapes, restored, str(workdir))
-    return kept.Network(
-        config,
-        plan.scoring_mesh(config),
-        net,
-        restored.params,
-        restored.stats,
-        fields,
-        extras,
-        suffix,
-        _features(workdir),
-    )
-
-
-def _features(workdir: epath.Path) -> epath.Path | None:
-    """W/features; None where W cannot be written, as in another user's run."""
-    try:
-        check_writable(workdir)
-    except ValueError:
-        return None
-    return workdir / "features"
+    """`kept.of_checkpoint` of the member, kept in its workdir where that can be written."""
+    found = kept.of_checkpoint(member.restored, member.workdir, config=config, net=net)
+    return found._replace(folder=kept.folder_in(member.workdir))

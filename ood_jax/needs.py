@@ -23,7 +23,7 @@ NORMS = {"embedding", "norms"}  # what scores read norms from
 
 
 class Network(NamedTuple):
-    """shapes: of (params, stats), as `jax.eval_shape` gives them."""
+    """shapes: (params, stats), or their shapes as `jax.eval_shape` gives them."""
 
     config: ConfigDict
     net: Net

@@ -71,7 +71,7 @@ def score_run(
     """
     import jax
 
-    from ood_jax import before
+    from ood_jax import before, kept
     from ood_jax import plan as plans
     from ood_jax.checkpoint import restore_for_scoring, stages_in
     from ood_jax.evaluate import evaluate
@@ -85,7 +85,9 @@ def score_run(
     earlier = dict(list(stages_in(workdir).items())[:-1])
     trees = [*earlier.values(), restored.config.to_dict()]
     common = shared(trees, plan.sets, config.data.root)
-    folder = _features_folder(workdir)
+    folder = kept.folder_in(workdir)
+    if folder is None:
+        print(f"{workdir}/features cannot be written: features are not kept", file=sys.stderr)
     found = evaluate(plan, config, restored, folder, tune=tune)
     written = document(found, plan.groups, restored.step, common) | {"earlier_stages": earlier}
     written["in_distribution"] |= before.accuracies(workdir, restored, config, plan, folder)
@@ -172,19 +174,6 @@ def check_place(path: "epath.Path") -> None:
         example = path / "ood.json"
         raise ValueError(f"--out={path} is a folder: name a file in it, such as {example}")
     check_writable(path.parent)
-
-
-def _features_folder(workdir: str) -> "epath.Path | None":
-    """W/features; None where W cannot be written, as in another user's run."""
-    from ood_jax.place import place
-
-    folder = place(workdir) / "features"
-    try:
-        check_place(folder / "any.npz")
-    except ValueError:
-        print(f"{folder} cannot be written: features are not kept", file=sys.stderr)
-        return None
-    return folder
 
 
 def _write(written: dict[str, Any], found: "Evaluation", path: "epath.Path") -> None:
