@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet
 import pytest
+from checkpoint_edit import edit
 from small_run import ROOT, tiny_config
 
 from ood_jax import clp, clp_figures, features, loop, models, sharding
@@ -235,18 +236,6 @@ def refused(capsys, sweep, *flags):
     line = capsys.readouterr().err
     assert line.startswith("error: ") and line.count("\n") == 1
     return line
-
-
-def edit(workdir, **settings):
-    """Other settings in the newest checkpoint's config."""
-    folder = workdir / "checkpoints" / "24"
-    (folder / "seal.json").unlink()
-    (path,) = (folder / "config").glob("metadata")
-    config = json.loads(path.read_text())
-    for key, value in settings.items():
-        part, _, leaf = key.partition("_")
-        config[part][leaf] = value
-    path.write_text(json.dumps(config))
 
 
 def test_members_of_two_recipes_are_refused(sweep, capsys):

@@ -1,6 +1,5 @@
 """ELOC from training to the table: three classifiers of three classes, each without one."""
 
-import json
 import shutil
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet
 import pytest
+from checkpoint_edit import edit
 from small_run import ROOT, tiny_config, write_images
 
 from ood_jax import eloc, leave_out, loop, metrics, models
@@ -166,21 +166,6 @@ def test_members_of_one_seed(sweep, capsys):
     found = read_results(sweep / "seed1" / "results.json")
     assert {m["seed"] for m in found["members"]} == {1} and found["config"]["seed"] == 1
     assert "no finished run" in refused(capsys, sweep, "--seed=7")
-
-
-def edit(workdir, **settings):
-    """Other settings, PART_LEAF, in the newest checkpoint's config."""
-    folder = workdir / "checkpoints" / "6"
-    (folder / "seal.json").unlink()
-    (path,) = (folder / "config").glob("metadata")
-    config = json.loads(path.read_text())
-    for key, value in settings.items():
-        part, _, leaf = key.partition("_")
-        if leaf:
-            config[part][leaf] = value
-        else:
-            config[part] = value
-    path.write_text(json.dumps(config))
 
 
 def refused(capsys, sweep, *flags):
