@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_commands import checkout
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,6 +37,12 @@ def compiled_once(tmp_path_factory):
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """The repository that a module's launchers are called in."""
+    return checkout(tmp_path_factory.mktemp("checkout") / "tree")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from fake_commands import HARD, Acting, Fakes, checkout, printed
+from fake_commands import HARD, Acting, Fakes, printed
 
 pytestmark = pytest.mark.skipif(
     shutil.which("bash") is None or shutil.which("git") is None, reason="needs bash and git"
@@ -33,11 +33,6 @@ elif "create" in args:
             with open(path, "rb") as file, open(home + os.path.basename(path), "wb") as kept:
                 kept.write(file.read())
 """
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return checkout(tmp_path_factory.mktemp("checkout") / "tree")
 
 
 @pytest.fixture

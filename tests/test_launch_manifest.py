@@ -5,18 +5,13 @@ import subprocess
 
 import pytest
 import yaml
-from fake_commands import LAUNCH, checkout
+from fake_commands import LAUNCH
 
 pytestmark = pytest.mark.skipif(
     shutil.which("bash") is None or shutil.which("git") is None, reason="needs bash and git"
 )
 
 FLAGS = ("--name=ood", "--tpu=tpu-v5-lite-podslice", "--topology=4x8", "--chips=4")
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return checkout(tmp_path_factory.mktemp("checkout") / "tree")
 
 
 def _filled(tree, *flags):

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from fake_commands import HARD, Acting, Fakes, checkout, printed
+from fake_commands import HARD, Acting, Fakes, printed
 
 pytestmark = pytest.mark.skipif(
     shutil.which("bash") is None or shutil.which("git") is None, reason="needs bash and git"
@@ -68,11 +68,6 @@ if args[:2] == ["-m", "venv"]:
 elif args[:2] == ["-m", "ood_jax.main"]:
     print("main has", *sorted(os.listdir()), open("edited.py").read())
 """
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return checkout(tmp_path_factory.mktemp("checkout") / "tree")
 
 
 @pytest.fixture
