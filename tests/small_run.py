@@ -1,6 +1,8 @@
 """A run that takes seconds: random images in npz files, a network of a few thousand parameters."""
 
 import os
+import subprocess
+import time
 from pathlib import Path
 
 import jax
@@ -95,6 +97,24 @@ def environment(cache: Path, *, devices: int = 1, modules: Path | None = None) -
         "PYTHONPATH": os.pathsep.join(map(str, filter(None, [ROOT, modules]))),
     }
     return os.environ | own
+
+
+def signalled(command, env, ready, number: int, after: float = 0.0) -> tuple[int, str]:
+    """Starts a process, and sends it a signal `after` seconds after ready(): exit code, output."""
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            limit = time.monotonic() + 120
+            while not ready() and time.monotonic() < limit:
+                assert process.poll() is None, process.stdout.read()
+                time.sleep(0.01)
+            time.sleep(after)
+            process.send_signal(number)
+            output, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    return process.returncode, output
 
 
 def abstract_state(run, devices: int = 1):

@@ -7,12 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
 import pytest
-from small_run import assert_close, environment, final_state, tiny_config, write_recipe
+from small_run import assert_close, environment, final_state, signalled, tiny_config, write_recipe
 
 from ood_jax import loop
 from ood_jax.checkpoint import Checkpoints
@@ -138,31 +137,14 @@ def _command(recipe, workdir):
     ]
 
 
-def _checkpoints(workdir):
-    return [path for path in workdir.glob("checkpoints/*") if path.name.isdecimal()]
-
-
 def _signalled(recipe, workdir, number, after, env):
     """Starts the run, and sends the signal `after` seconds after its first new checkpoint."""
     before = set(workdir.glob("checkpoints/*"))
-    with subprocess.Popen(
-        _command(recipe, workdir),
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        try:
-            limit = time.monotonic() + 120
-            while set(_checkpoints(workdir)) <= before and time.monotonic() < limit:
-                assert process.poll() is None, process.stdout.read()
-                time.sleep(0.01)
-            time.sleep(after)
-            process.send_signal(number)
-            output, _ = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    return process.returncode, output
+
+    def saved():
+        return any(path.name.isdecimal() for path in {*workdir.glob("checkpoints/*")} - before)
+
+    return signalled(_command(recipe, workdir), env, saved, number, after)
 
 
 def _finish(recipe, workdir, env):

@@ -7,14 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_gcs import served
 from PIL import Image
-from small_run import environment, write_recipe
+from small_run import environment, signalled, write_recipe
 from stored import objects
 
 from ood_jax import cache, intact, loop, predict, report, stages
@@ -313,7 +312,9 @@ def test_gcsfs_itself_in_processes_of_their_own(tmp_path):
     run("main", *flags, f"--workdir={tmp_path / 'disk'}")
     with served("bucket") as (store, there):
         workdir = "--workdir=gs://bucket/a/run"
-        code, said = _terminated([*flags, workdir], env | there, store.buckets["bucket"])
+        command = [sys.executable, "-m", "ood_jax.main", *flags, workdir]
+        held, done = store.buckets["bucket"], "a/run/checkpoints/3/commit_success.txt"
+        code, said = signalled(command, env | there, lambda: done in held, signal.SIGTERM)
         assert code == 143 and "SIGTERM: stopped after step" in said
         run("main", *flags, workdir, more=there)
         run("score", workdir, f"--ood=more=npz:{tmp_path}/data/far.npz", more=there)
@@ -342,24 +343,3 @@ def test_gcsfs_itself_in_processes_of_their_own(tmp_path):
 def _beside(package: str) -> Path:
     """The folder that `package` is imported from."""
     return Path(importlib.util.find_spec(package).origin).parent.parent
-
-
-def _terminated(flags, env, held):
-    """Starts a run, and ends it by SIGTERM when it has its first checkpoint."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "ood_jax.main", *flags],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        try:
-            limit = time.monotonic() + 120
-            done = "a/run/checkpoints/3/commit_success.txt"
-            while done not in held and time.monotonic() < limit and process.poll() is None:
-                time.sleep(0.01)
-            process.send_signal(signal.SIGTERM)
-            said, _ = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    return process.returncode, said
