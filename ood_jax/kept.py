@@ -13,7 +13,7 @@ from ood_jax import features, models
 from ood_jax.atomic import check_writable
 from ood_jax.cache import cached, digest, read, stamp
 from ood_jax.checkpoint import Restored
-from ood_jax.config import to_json
+from ood_jax.config import flat, to_json
 from ood_jax.data.source import Source
 from ood_jax.features import Extracted
 from ood_jax.place import place
@@ -37,6 +37,20 @@ class Network(NamedTuple):
     extras: tuple[Extra, ...] = ()
     suffix: str = ""
     folder: epath.Path | None = None
+
+
+# What of a config changes no number of a network, but how it is run.
+OF_THE_RUN = (
+    *("data.root", "data.workers", "data.memory", "data.timeout"),
+    *("score.batch", "train.devices"),
+)
+
+
+def run_as(config: ConfigDict, other: ConfigDict) -> ConfigDict:
+    """`config`, a network's, with data and devices where and as `other`'s run has them."""
+    config, known = config.copy_and_resolve_references(), flat(other)
+    config.update_from_flattened_dict({key: known[key] for key in OF_THE_RUN})
+    return config
 
 
 def of_checkpoint(

@@ -115,8 +115,3 @@ def _pair(inside: Array, outside: Array) -> tuple[np.ndarray, np.ndarray]:
                 " compare; have they collapsed?"
             )
     return inside, outside
-
-
-def lines(facts: dict[str, Any]) -> list[str]:
-    """What a screen says of the facts."""
-    return [f"{facts['outliers']:,} outliers of width {facts['width']}"]

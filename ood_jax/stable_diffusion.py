@@ -208,7 +208,3 @@ def _tell(
             return told.last_hidden_state.float().cpu().numpy()
 
     return tell
-
-
-def picture(folder: str, latents: Array, path: str) -> bool:
-    return False

@@ -78,7 +78,7 @@ def train(runs: Runs, workdir: str) -> None:
         weights = run.config.model.weights
         if weights.startswith(STAGE):
             run = started(run, str(folder / weights.removeprefix(STAGE)))
-        vectors = loaded(run.vectors, run.config, run.train, workdir, run.mesh)
+        vectors = loaded(run.vectors, run.config, run.train, workdir)
         run = run._replace(vectors=vectors)
         state = loop.train(run, str(folder / stage), label=f"train {stage}".rstrip())
         if run.method.maker is not None:

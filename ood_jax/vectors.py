@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ood_jax import kept, models, npz, outliers
@@ -27,8 +26,6 @@ from ood_jax.untrusted import MISSHAPEN
 
 KEYS = ("embeddings", "near", "far")
 OUTLIERS = "outliers.npz"
-# What of a run's config its teacher's network is run by.
-BORROWED = ("data.root", "data.workers", "data.memory", "data.timeout", "score.batch")
 
 
 def references(config: ConfigDict) -> dict[str, str]:
@@ -87,9 +84,7 @@ def described(
     return found
 
 
-def loaded(
-    vectors: Vectors, config: ConfigDict, train: Source, workdir: str, mesh: Mesh
-) -> Vectors:
+def loaded(vectors: Vectors, config: ConfigDict, train: Source, workdir: str) -> Vectors:
     """`vectors` with arrays for shapes, now that the earlier stages of the run have ended.
 
     A teacher's embeddings are kept in WORKDIR/features.
@@ -99,7 +94,7 @@ def loaded(
     """
     if isinstance(vectors.embeddings, jax.ShapeDtypeStruct):
         name = config.data.embeddings
-        made = _extracted(vectors, config, train, workdir, mesh)
+        made = _extracted(vectors, config, train, workdir)
         if made.embeddings.shape != vectors.embeddings.shape:
             raise ValueError(f"data.embeddings = {name!r} has become another network: run it anew")
         vectors = made
@@ -171,22 +166,14 @@ def _file(path: epath.Path, train: Source) -> Vectors:
     return Vectors(arrays["features"], arrays.get("logits"), known, origins={"embeddings": origin})
 
 
-def _extracted(
-    vectors: Vectors, config: ConfigDict, train: Source, workdir: str, mesh: Mesh
-) -> Vectors:
+def _extracted(vectors: Vectors, config: ConfigDict, train: Source, workdir: str) -> Vectors:
     name = config.data.embeddings
     restored = _restored(str(_folder(name, workdir)))
-    own = restored.config.copy_and_resolve_references()
-    own.update_from_flattened_dict({key: _at(config, key) for key in BORROWED})
-    network = kept.Network(
-        own,
-        mesh,
-        models.build(own),
-        restored.params,
-        restored.stats,
-        ("logits",) if _classifies(own) else (),
+    own = kept.run_as(restored.config, config)
+    network = kept.of_checkpoint(restored, name, config=own)._replace(
+        fields=("logits",) if _classifies(own) else (),
         suffix=f"@{_folder(name, workdir).name}",
-        folder=place(workdir) / "features",
+        folder=kept.folder_in(workdir),
     )
     extracted = kept.extract(network, {"embeddings": train})["embeddings"]
 
@@ -252,10 +239,8 @@ def _read_outliers(
 def _earlier(key: str, name: str, earlier: Mapping[str, Any]) -> Any:
     stage = name.removeprefix(STAGE)
     if stage not in earlier:
-        known = (
-            f"the stages before it are {', '.join(earlier)}" if earlier else "no stage is before"
-        )
-        raise ValueError(f"data.{key} = {name!r}: {known}")
+        known = f"those before it are {', '.join(earlier)}" if earlier else "none is before it"
+        raise ValueError(f"data.{key} = {name!r}: no such earlier stage; {known}")
     return earlier[stage]
 
 
@@ -270,8 +255,3 @@ def _folder(name: str, workdir: str) -> epath.Path:
     if name.startswith(STAGE):
         return place(workdir) / name.removeprefix(STAGE)
     return place(name)
-
-
-def _at(config: ConfigDict, key: str) -> object:
-    part, leaf = key.split(".")
-    return config[part][leaf]

@@ -30,8 +30,8 @@ def config_of(folder: Path, **method):
     folder.mkdir(parents=True, exist_ok=True)
     c = oaml_run.student(folder)
     c.data.embeddings = oaml_run.write_embeddings(folder / "embeddings.npz")
-    c.data.near = write_outliers(folder / "near.npz", "near", 5)
-    c.data.far = write_outliers(folder / "far.npz", "far", 7)
+    c.data.near = write_outliers(folder / "near_outliers.npz", "near", 5)
+    c.data.far = write_outliers(folder / "far_outliers.npz", "far", 7)
     c.train.devices = 1
     for key, value in method.items():
         c.method[key] = value
@@ -114,9 +114,7 @@ def test_the_loss_is_eq_2(run, host, found):
     value, aux, _, batch = found
     state = jax.device_get(init_state(run))
     own = {name: held for name, held in state.stats.items() if name != oaml.MAP}
-    outputs, _ = run.net.apply(
-        state.params, own, batch["image"], train=True, key=jax.random.key(1)
-    )
+    outputs, _ = run.net.apply(state.params, own, batch["image"], train=True, key=jax.random.key(1))
     logits, features = np.float64(outputs.logits), np.float64(outputs.features)
     right = softmax(logits)[np.arange(BATCH), host["label"]]
     mapping = state.params[oaml.MAP]
@@ -178,7 +176,9 @@ def test_released_code_teaches_q_by_the_bound(run, host, tmp_path):
     state = jax.device_get(init_state(official))
     own = {name: held for name, held in state.stats.items() if name != oaml.MAP}
     features = np.float64(
-        official.net.apply(state.params, own, batch["image"], train=True, key=None)[0].features
+        official.net.apply(state.params, own, batch["image"], train=True, key=jax.random.key(1))[
+            0
+        ].features
     )
     near = bound(state.params["near_q"], np.float64(host["near"]), features)
     assert aux.metrics["loss_near"] == pytest.approx(near, rel=1e-3, abs=1e-5)
@@ -191,7 +191,9 @@ def test_drawn_at_random_outliers_push_nowhere_on_average():
 
     def over_pairings(mean):
         pairings = np.array(list(itertools.permutations(range(4))))
-        each = jax.vmap(lambda order: club(mean, log_variance, y[order]).mean())(pairings)
+        each = jax.vmap(lambda order: club(mean, log_variance, jnp.take(y, order, 0)).mean())(
+            pairings
+        )
         return each.mean()
 
     value, gradient = jax.value_and_grad(over_pairings)(jnp.asarray(mean))
@@ -208,9 +210,8 @@ def test_a_step_teaches_and_keeps_the_map_s_statistics(run, host):
         state, metrics = step(state, host)
         rows.append(jax.device_get(metrics))
     last = jax.device_get(state)
-    assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["loss_q"] < rows[0]["loss_q"]
     assert rows[0]["teacher_accuracy"] == 1.0
-    for name in DISTILLED:
+    for name in ("loss_q", *DISTILLED):
         assert rows[-1][name] < rows[0][name]
     before, after = first.stats[oaml.MAP]["norm_0"], last.stats[oaml.MAP]["norm_0"]
     assert not np.array_equal(before["mean"], after["mean"])
@@ -220,7 +221,7 @@ def test_a_step_teaches_and_keeps_the_map_s_statistics(run, host):
 def test_a_weight_of_0_leaves_its_part_out(run, host, tmp_path):
     none = {"logit_weight": 0.0, "feature_weight": 0.0, "near_weight": 0.0, "far_weight": 0.0}
     config = config_of(tmp_path, **none)
-    with pytest.raises(ValueError, match="data.embeddings = .* does not read: set it to ''"):
+    with pytest.raises(ValueError, match=r"data.embeddings = .* does not read: set it to ''"):
         prepare(config)
     with config.unlocked():
         config.data.embeddings = config.data.near = config.data.far = ""
@@ -264,7 +265,10 @@ def test_what_is_missing_or_of_another_kind_is_named(tmp_path):
     refused("data.near = .* no such file", near=str(tmp_path / "none.npz"))
     wide = write_outliers(tmp_path / "wide.npz", "near", 6)
     refused("data.near = .* width 6, where 5 is needed", near=wide)
-    refused("data.far = 'stage:generate': no such earlier stage", far="stage:generate")
+    refused(
+        "data.far = 'stage:generate': no such earlier stage; none is before it",
+        far="stage:generate",
+    )
     np.savez(tmp_path / "bare.npz", features=np.load(embeddings)["features"])
     refused("has no logits, which oaml learns from", embeddings=str(tmp_path / "bare.npz"))
     short = oaml_run.write_embeddings(tmp_path / "short.npz", rows=20)
