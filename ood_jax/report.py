@@ -7,7 +7,8 @@ left out, and the page says so. Runs that differ only in the seed share a row, w
 deviation. --workdirs may be repeated. Writes DIR/report.html, one file with all in it, and the same
 as DIR/report.md with its pictures in DIR/figures/. Needs neither a GPU nor the checkpoints.
 ROOT is a folder that python -m ood_jax.clp wrote to: how hard OOD classes and images are to detect.
-Norms of features over training are shown of workdirs that python -m ood_jax.norms has measured.
+Norms of features over training are shown of workdirs that python -m ood_jax.norms has measured,
+and outliers of runs that mined or generated them.
 """
 
 import sys
@@ -86,6 +87,7 @@ def _sections(
         figures,
         gallery,
         norms,
+        outliers,
         rank_spread,
         tables,
     )
@@ -106,6 +108,8 @@ def _sections(
         more["Confidence of both classifiers"] = lambda: confidence.confidence(found)
     if norms.wanted(runs):
         more["Norms of features"] = lambda: norms.norms(found)
+    if outliers.wanted(runs):
+        more["Outliers"] = lambda: outliers.outliers(found)
     makers = {
         "What was compared": lambda: facts.compared(found),
         "Detection": lambda: [*tables.detection(found), *rank_spread.rank_spread(found)],

@@ -39,19 +39,22 @@ def read_file(path: epath.PathLike) -> np.ndarray:
     return read_image(data, str(path))
 
 
-def read_image(data: bytes, name: str) -> np.ndarray:
-    """Decodes an image in one of FORMATS -> uint8 [H, W, 3].
+def read_image(
+    data: bytes, name: str, *, formats: tuple[str, ...] = FORMATS, pixels: int = PIXELS
+) -> np.ndarray:
+    """Decodes an image in one of `formats` -> uint8 [H, W, 3].
 
     Grey and palette images become RGB, 16-bit grey keeps its high byte, transparency is dropped.
 
     Raises:
-      CorruptImage: it cannot be read to its end, or has more than PIXELS; `name` says which it is.
+      CorruptImage: it cannot be read to its end, or has more than `pixels`; `name` says which it
+        is.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if not 0 < image.width * image.height <= PIXELS:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
+            if not 0 < image.width * image.height <= pixels:
                 raise ValueError(
-                    f"{image.width} x {image.height} pixels; up to {PIXELS:,} are read"
+                    f"{image.width} x {image.height} pixels; up to {pixels:,} are read"
                 )
             return pillow_rgb(image)
     except DAMAGED as error:

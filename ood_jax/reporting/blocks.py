@@ -83,7 +83,17 @@ class Mistakes(NamedTuple):
     items: tuple[Mistake, ...]
 
 
-Block = Text | LeftOut | Table | Panels | Mistakes
+class Picture(NamedTuple):
+    """An image, uint8 [H, W, 3], under its caption. name: of its file. alt: as of a Panel."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    image: np.ndarray
+
+
+Block = Text | LeftOut | Table | Panels | Mistakes | Picture
 
 
 class Section(NamedTuple):

@@ -14,6 +14,7 @@ from ood_jax.reporting.blocks import (
     LeftOut,
     Mistakes,
     Panels,
+    Picture,
     Report,
     Table,
     Text,
@@ -53,6 +54,8 @@ def _block(block: Block, add: Add) -> list[str]:
         return _table(block)
     if isinstance(block, Panels):
         return _panels(block, add)
+    if isinstance(block, Picture):
+        return _picture(block, add)
     return _mistakes(block, add)
 
 
@@ -97,13 +100,28 @@ def _panels(block: Panels, add: Add) -> list[str]:
     return out
 
 
-def _mistakes(block: Mistakes, add: Add) -> list[str]:
-    """A sheet of pictures, a row for each mistake: it, a gap, its neighbours; then the numbers."""
+def _png(image: np.ndarray) -> bytes:
     from PIL import Image
 
     out = BytesIO()
-    Image.fromarray(_sheet(block)).save(out, "PNG")
-    add(f"{block.name}.png", out.getvalue())
+    Image.fromarray(image).save(out, "PNG")
+    return out.getvalue()
+
+
+def _picture(block: Picture, add: Add) -> list[str]:
+    add(f"{block.name}.png", _png(block.image))
+    return [
+        f"### {escaped(block.title)}",
+        "",
+        escaped(block.caption),
+        "",
+        f"![{escaped(block.alt)}]({FOLDER}/{block.name}.png)",
+    ]
+
+
+def _mistakes(block: Mistakes, add: Add) -> list[str]:
+    """A sheet of pictures, a row for each mistake: it, a gap, its neighbours; then the numbers."""
+    add(f"{block.name}.png", _png(_sheet(block)))
     rows = [
         _line([escaped(mistake.name), escaped(mistake.facts), ", ".join(cosines)])
         for mistake in block.items

@@ -17,6 +17,7 @@ from ood_jax.reporting.blocks import (
     Mistake,
     Mistakes,
     Panels,
+    Picture,
     Report,
     Table,
     Text,
@@ -63,6 +64,8 @@ def _block(block: Block) -> str:
         return _table(block)
     if isinstance(block, Panels):
         return _panels(block)
+    if isinstance(block, Picture):
+        return _picture(block)
     return _mistakes(block)
 
 
@@ -147,6 +150,14 @@ def _svg(svg: str, alt: str) -> str:
     return f'<svg {box[0]} role="img" aria-label="{escape(alt)}">{rest}'
 
 
+def _picture(block: Picture) -> str:
+    image = f'<img class="picture" src="{data_url(block.image)}" alt="{escape(block.alt)}">'
+    return (
+        f"<h3>{escape(block.title)}</h3>"
+        f"<figure><figcaption>{escape(block.caption)}</figcaption>{image}</figure>"
+    )
+
+
 def _mistakes(block: Mistakes) -> str:
     cards = "".join(map(_card, block.items))
     return f'<h3>{escape(block.title)}</h3><ol class="cards">{cards}</ol>'
@@ -165,7 +176,7 @@ def _card(mistake: Mistake) -> str:
 
 
 def data_url(image: np.ndarray) -> str:
-    """uint8 [S, S, 3] as a WebP within the page: exact where it is small, where pixels show."""
+    """uint8 [H, W, 3] as a WebP within the page: exact where it is small, where pixels show."""
     from PIL import Image
 
     out = BytesIO()

@@ -63,8 +63,6 @@ def _tsne(points: Points) -> Points:
 
 def _panels(run: Run, number: int, points: Points, method: str) -> list[Panel]:
     everything = np.concatenate(list(points.values()))
-    low, high = everything.min(0), everything.max(0)
-    room = 0.04 * np.maximum(high - low, 1e-9)
     out = []
     for group, names in groups(run).items():
         chosen = {name: points[name] for name in names if name in points}
@@ -72,9 +70,8 @@ def _panels(run: Run, number: int, points: Points, method: str) -> list[Panel]:
             continue
 
         def draw(panel: "Axes", group: str = group, chosen: Points = chosen) -> None:
-            _scatter(panel, points[TEST], chosen)
-            panel.set_xlim(low[0] - room[0], high[0] + room[0])
-            panel.set_ylim(low[1] - room[1], high[1] + room[1])
+            scatter(panel, points[TEST], chosen, "ID test")
+            frame(panel, everything)
             names = ("axis 1", "axis 2") if method == "pca" else ("", "")
             panel.set(xticks=[], yticks=[], xlabel=names[0], ylabel=names[1])
             panel.set_title(f"ID test and {GROUPS[group]}", loc="left")
@@ -86,7 +83,16 @@ def _panels(run: Run, number: int, points: Points, method: str) -> list[Panel]:
     return out
 
 
-def _scatter(panel: "Axes", inside: np.ndarray, sets: Points) -> None:
+def frame(panel: "Axes", points: np.ndarray) -> None:
+    """Limits around `points` [N, 2], with a little room."""
+    low, high = points.min(0), points.max(0)
+    room = 0.04 * np.maximum(high - low, 1e-9)
+    panel.set_xlim(low[0] - room[0], high[0] + room[0])
+    panel.set_ylim(low[1] - room[1], high[1] + room[1])
+
+
+def scatter(panel: "Axes", inside: np.ndarray, sets: Points, label: str) -> None:
+    """`inside` [N, 2], filled and called `label`, under each of `sets`, hollow."""
     x, y = inside.T
     marks = [panel.scatter(x, y, s=9, color=plots.INSIDE, alpha=0.75, linewidths=0)]
     for index, points in enumerate(sets.values()):
@@ -97,7 +103,7 @@ def _scatter(panel: "Axes", inside: np.ndarray, sets: Points) -> None:
         marks.append(panel.scatter(x, y, s=16, marker=marker, alpha=0.85, **style))
     for mark in marks:
         mark.set_rasterized(True)  # hundreds of marks: a picture is smaller than their outlines
-    labels = [" ID test", *(f" {short(name, 14)}" for name in sets)]
+    labels = [f" {label}", *(f" {short(name, 14)}" for name in sets)]
     legend = panel.figure.legend(marks, labels, loc="outside lower left", ncols=2, borderpad=0)
     handles: Any = legend.legend_handles
     for handle in handles:

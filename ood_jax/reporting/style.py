@@ -59,6 +59,7 @@ Helvetica,Arial,sans-serif;font-variant-numeric:tabular-nums;break-inside:avoid}
 .cards li>div{min-width:0}
 .cards img{display:block;image-rendering:pixelated}
 .cards .seen{width:6rem;height:6rem;flex:none}
+.picture{display:block;max-width:100%;height:auto}
 .near{display:flex;flex-wrap:wrap;gap:.25rem .5rem;margin-top:.35rem}
 .near span{width:3rem;text-align:center;color:var(--muted)}
 .near img{width:3rem;height:3rem}

@@ -10,9 +10,10 @@ from ood_jax import npz
 from ood_jax.config import INCIDENTAL, named_sources
 from ood_jax.logs import FILE, read_metrics
 from ood_jax.place import kind, local, place
-from ood_jax.reporting import norms_read
+from ood_jax.reporting import norms_read, outliers_read
 from ood_jax.reporting.blocks import clean
 from ood_jax.reporting.norms_read import Norms
+from ood_jax.reporting.outliers_read import Outliers
 from ood_jax.untrusted import MISSHAPEN, UNREADABLE, check_table, read_json
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ class Run(NamedTuple):
     label: what pictures call it. config: "a.b" -> value, and "STAGE.a.b" of what trained before the
     stage that was scored. primary: its first scorer. scores: set ->
     Scores of `primary`. examples: the arrays of examples.npz. metrics: lines of metrics.jsonl, of
-    every stage as "STAGE/name" where the run has stages. norms: of norms.json. missing: "scores",
-    "examples", "metrics" or "norms" -> why there is none.
+    every stage as "STAGE/name" where the run has stages. norms: of norms.json. outliers: stage, ""
+    = of the run itself -> what its outliers.json says. pictures: stage -> uint8 [H, W, 3], of those
+    outliers. missing: "scores", "examples", "metrics" or "norms" -> why there is none; "outliers"
+    -> which files of them are broken.
     """
 
     workdir: str
@@ -58,6 +61,8 @@ class Run(NamedTuple):
     examples: dict[str, np.ndarray]
     metrics: list[dict[str, Any]]
     norms: Norms | None
+    outliers: dict[str, Outliers]
+    pictures: dict[str, np.ndarray]
     missing: dict[str, str]
 
 
@@ -83,6 +88,13 @@ def read(workdir: str) -> Run:
         missing[what] = f"{missing[what]}; {reason}" if what in missing else reason
         return empty
 
+    def of_stages(name: str, reader: Callable[[epath.Path], Any]) -> dict[str, Any]:
+        """Of the stages that made outliers; the others have no such file, and lack nothing."""
+        paths = {prefix.rstrip("/"): prefix + name for prefix in dict.fromkeys(["", *prefixes])}
+        there = {stage: path for stage, path in paths.items() if kind(folder / path) == "file"}
+        made = {stage: optional("outliers", path, reader, None) for stage, path in there.items()}
+        return {stage: found for stage, found in made.items() if found is not None}
+
     prefixes = [f"{stage}/" if stage else "" for stage in _stages(folder)]
     name = clean(results["name"])
     return Run(
@@ -90,7 +102,7 @@ def read(workdir: str) -> Run:
         name,
         name,
         results["step"],
-        _flat(results["config"]) | _earlier(results),
+        flat(results["config"]) | _earlier(results),
         results,
         primary,
         optional("scores", "scores.parquet", lambda path: _scores(path, primary), {}),
@@ -103,6 +115,8 @@ def read(workdir: str) -> Run:
             )
         ],
         optional("norms", norms_read.FILE, norms_read.read, None),
+        of_stages(outliers_read.FILE, outliers_read.read),
+        of_stages(outliers_read.PICTURES, outliers_read.pictures),
         missing,
     )
 
@@ -202,11 +216,12 @@ def _benchmark(config: dict[str, Any]) -> "Benchmark | None":
     return openood.BENCHMARKS.get(str(config.get("score.benchmark") or ""))
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": x}} -> {"a.b": x}."""
     out: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            out |= _flat(value, f"{prefix}{key}.")
+            out |= flat(value, f"{prefix}{key}.")
         else:
             out[f"{prefix}{key}"] = value
     return out
@@ -215,10 +230,10 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _earlier(results: dict[str, Any]) -> dict[str, Any]:
     """Of the stages before the scored one, what tells two runs apart; their seed is the run's."""
     unlike = (*INCIDENTAL, "seed")
-    flat = {stage: _flat(tree) for stage, tree in results.get("earlier_stages", {}).items()}
+    configs = {stage: flat(tree) for stage, tree in results.get("earlier_stages", {}).items()}
     return {
         f"{stage}.{key}": value
-        for stage, config in flat.items()
+        for stage, config in configs.items()
         for key, value in config.items()
         if key not in unlike and not key.startswith("score.")
     }
