@@ -1,12 +1,12 @@
 """A benchmark's numbers: cases down, recipes across, AUROC as mean ± deviation over seeds."""
 
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ood_jax import transductive
+from ood_jax import accuracy_drop, transductive
 from ood_jax.config import named_sources
-from ood_jax.gather import Rows, Table, percent, statistic
+from ood_jax.gather import Rows, Table, accuracies, percent, statistic
 from ood_jax.runs import Run
 
 BY_CLASS = ("one_vs_rest", "leave_one_class_out")  # benchmarks of which the mean is the number
@@ -21,10 +21,12 @@ def tabulate(
     """The AUROC of every case, recipe and OOD set, fractions.
 
     {"benchmark", "seeds": [...], "runs", "missing": how many, "scorers": {VARIANT: SCORER}, "sets":
-    {VARIANT: [SET, ...]}, "rows": [{"case", "curve", "at", "auroc", "transductive": {VARIANT: [SET,
-    ...]}}], "mean"}: auroc and mean are {VARIANT: {SET: x}}, x as `gather.statistic` has it, None
-    where no run is finished; a recipe that has no such case is not there. mean, {} where classes
-    take no turns: of each seed over all cases, where it has them all.
+    {VARIANT: [SET, ...]}, "rows": [{"case", "curve", "at", "auroc", "accuracy", "transductive":
+    {VARIANT: [SET, ...]}}], "mean", "mean_accuracy"}: auroc and mean are {VARIANT: {SET: x}}, x as
+    `gather.statistic` has it, None where no run is finished; accuracy and mean_accuracy {VARIANT:
+    x}, in distribution, None where there is none as well; a recipe that has no such case is not
+    there. Means, {} where classes take no turns: of each seed over all cases, where it has them
+    all.
 
     Args:
       gathered: `gather.gather` of the same runs. scorer: "" = each recipe's first.
@@ -35,16 +37,18 @@ def tabulate(
     scorers = {name: scorer or _scorer(run, gathered) for name, run in first.items()}
     sets = {name: _sets(run) for name, run in first.items()}
     rows: dict[str, dict[str, Any]] = {}
+    inside = accuracies(gathered)
     for run in runs:
         case = run.case
         empty: dict[str, Any] = {"case": case.name, "curve": case.curve, "at": case.at}
-        row = rows.setdefault(case.name, empty | {"auroc": {}, "transductive": {}})
+        row = rows.setdefault(case.name, empty | {"auroc": {}, "accuracy": {}, "transductive": {}})
         parts = gathered["variants"][run.row]
         found = parts.get("sets", {})
         row["auroc"][run.variant] = {
             name: found.get(name, {}).get(scorers[run.variant], {}).get("auroc")
             for name in sets[run.variant]
         }
+        row["accuracy"][run.variant] = inside[run.row]
         row["transductive"][run.variant] = list(parts.get("transductive", {}).get("sets", ()))
     listed = _in_order(list(rows.values()))
     return {
@@ -56,6 +60,7 @@ def tabulate(
         "sets": sets,
         "rows": listed,
         "mean": _means(listed, sets) if benchmark in BY_CLASS else {},
+        "mean_accuracy": _mean_accuracies(listed, sets) if benchmark in BY_CLASS else {},
     }
 
 
@@ -85,6 +90,15 @@ def _means(rows: list[dict[str, Any]], sets: dict[str, list[str]]) -> Cells:
     return out
 
 
+def _mean_accuracies(
+    rows: list[dict[str, Any]], variants: Iterable[str]
+) -> dict[str, dict[str, Any] | None]:
+    return {
+        variant: _mean([row["accuracy"][variant] for row in rows if variant in row["accuracy"]])
+        for variant in variants
+    }
+
+
 def _mean(cells: list[dict[str, Any] | None]) -> dict[str, Any] | None:
     values = [cell["values"] if cell else {} for cell in cells]
     whole = [seed for seed in values[0] if all(seed in one for one in values)]
@@ -98,13 +112,15 @@ def named(table: dict[str, Any], variant: str) -> str:
     return f"{variant}, {table['scorers'][variant]}" if mixed else variant
 
 
-def _columns(table: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(variant, OOD set, header) of each column."""
-    pairs = [(variant, name) for variant, names in table["sets"].items() for name in names]
-    several = len({name for _, name in pairs}) > 1
-    return [
-        (variant, name, named(table, variant) + f", {name}" * several) for variant, name in pairs
-    ]
+def _columns(table: dict[str, Any]) -> list[tuple[str, str | None, str]]:
+    """(variant, OOD set, header) of each column; set None = the variant's ID accuracy."""
+    several = len({name for names in table["sets"].values() for name in names}) > 1
+    out: list[tuple[str, str | None, str]] = []
+    for variant, names in table["sets"].items():
+        out += [(variant, name, named(table, variant) + f", {name}" * several) for name in names]
+        if any(row["accuracy"].get(variant) for row in table["rows"]):
+            out.append((variant, None, f"{variant}, {accuracy_drop.COLUMN}"))
+    return out
 
 
 def in_words(table: dict[str, Any], deviation: str) -> Table:
@@ -112,10 +128,13 @@ def in_words(table: dict[str, Any], deviation: str) -> Table:
     shown = _columns(table)
     seen = [row["transductive"] for row in table["rows"]]
     any_case = {v: {name for one in seen for name in one.get(v, ())} for v in table["scorers"]}
-    rows: Rows = [
-        _row(table, shown, row["case"], row["auroc"], row["transductive"]) for row in table["rows"]
-    ]
-    rows += [_row(table, shown, "mean", table["mean"], any_case)] if table["mean"] else []
+    listed = list(table["rows"])
+    if table["mean"]:
+        numbers = {"auroc": table["mean"], "accuracy": table["mean_accuracy"]}
+        listed.append({"case": "mean", "transductive": any_case} | numbers)
+    first = next((variant for variant, name, _ in shown if name is None), None)
+    drops = [accuracy_drop.lower(row["accuracy"], first) for row in listed]
+    rows: Rows = [_row(table, shown, row, own) for row, own in zip(listed, drops, strict=True)]
     scorers = dict.fromkeys(table["scorers"].values())
     count = len(table["seeds"])
     notes = [f"± {deviation}; {count} seed{'s' * (count > 1)}."]
@@ -123,6 +142,7 @@ def in_words(table: dict[str, Any], deviation: str) -> Table:
         notes.append("mean: over all cases, of each seed that has them all.")
     if table["missing"]:
         notes.append(f"{MISSING}: {table['missing']} of {table['runs']} runs are missing.")
+    notes += accuracy_drop.notes(set().union(*drops), first)
     notes += [f"{transductive.MEANING}."] * any(any_case.values())
     return Table(
         f"{table['benchmark']}: AUROC in % of {', '.join(scorers)}",
@@ -135,21 +155,22 @@ def in_words(table: dict[str, Any], deviation: str) -> Table:
 
 def _row(
     table: dict[str, Any],
-    shown: list[tuple[str, str, str]],
-    name: str,
-    cells: Cells,
-    seen: Mapping[str, Collection[str]],
+    shown: list[tuple[str, str | None, str]],
+    row: dict[str, Any],
+    drops: set[str],
 ) -> tuple[str, ...]:
-    """One row's text; a recipe without such a case has an empty cell. seen: transductive sets."""
+    """One row's text; a recipe without such a case has an empty cell."""
 
-    def cell(variant: str, ood: str) -> str:
-        if variant not in cells:
+    def cell(variant: str, ood: str | None) -> str:
+        if variant not in row["auroc"]:
             return ""
-        found = cells[variant][ood]
+        found = row["accuracy"][variant] if ood is None else row["auroc"][variant][ood]
         if found is None:
             return MISSING
-        few = found["n"] < len(table["seeds"])
-        value = transductive.marked(percent(found), seen.get(variant, ()), ood)
-        return value + f" (n = {found['n']})" * few
+        if ood is None:
+            value = accuracy_drop.marked(percent(found), variant in drops)
+        else:
+            value = transductive.marked(percent(found), row["transductive"].get(variant, ()), ood)
+        return value + f" (n = {found['n']})" * (found["n"] < len(table["seeds"]))
 
-    return (name, *(cell(variant, ood) for variant, ood, _ in shown))
+    return (row["case"], *(cell(variant, ood) for variant, ood, _ in shown))

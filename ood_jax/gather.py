@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from ood_jax import ranks, transductive
+from ood_jax import accuracy_drop, ranks, transductive
 from ood_jax.atomic import replaced
 from ood_jax.place import place
 from ood_jax.runs import Run, finished
@@ -99,12 +99,17 @@ def is_statistic(value: Any) -> bool:
 
 
 def auroc_rows(gathered: dict[str, Any]) -> Rows:
-    """(variant, OOD set, scorer, AUROC in %, n, spread of OOD ranks), in the results' order.
+    """(variant, OOD set, scorer, AUROC in %, ID accuracy in %, n, spread of OOD ranks), in the
+    results' order.
 
-    Means are last.
+    Means are last. What has no accuracy or spread has "" there.
     """
     rows: Rows = []
+    stats = accuracies(gathered)
+    drops = accuracy_drop.lower(stats, accuracy_drop.reference(stats))
     for variant, parts in gathered["variants"].items():
+        held = stats[variant]
+        own = accuracy_drop.marked(percent(held), variant in drops) if held else ""
         sets, spread = dict(parts.get("sets", {})), parts.get("ood_rank_spread", {})
         sets |= {f"mean of {part}": parts[part] for part in ("near", "far") if parts.get(part)}
         seen = parts.get("transductive", {})
@@ -117,8 +122,23 @@ def auroc_rows(gathered: dict[str, Any]) -> Rows:
                     rank = spread.get(name, {}).get(scorer)
                     last = "" if rank is None else f"{rank:.1f}"
                     shown = transductive.marked(name, marks)
-                    rows.append((variant, shown, scorer, percent(stat), str(stat["n"]), last))
+                    cells = (percent(stat), "" if baseline(scorer) else own, str(stat["n"]))
+                    rows.append((variant, shown, scorer, *cells, last))
     return rows
+
+
+def accuracies(gathered: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
+    """Variant -> its ID accuracy as `statistic` has it, None = no accuracy."""
+    found = {
+        variant: parts.get("in_distribution", {}).get("accuracy")
+        for variant, parts in gathered["variants"].items()
+    }
+    return {variant: stat if is_statistic(stat) else None for variant, stat in found.items()}
+
+
+def baseline(scorer: str) -> bool:
+    """Is it a score on raw pixels or on the untrained network?"""
+    return "@" in scorer
 
 
 def in_distribution_rows(gathered: dict[str, Any]) -> Rows:
@@ -162,18 +182,20 @@ class Table(NamedTuple):
 
 
 AUROC, SPREAD = "AUROC, %", "OOD rank, spread"
-DETECTION: tuple[str, ...] = ("variant", "OOD set", "scorer", AUROC, "n", SPREAD)
+DETECTION = ("variant", "OOD set", "scorer", AUROC, accuracy_drop.COLUMN, "n", SPREAD)
 IN_DISTRIBUTION = ("variant", "measure", "value", "n")
 
 
 def tables(gathered: dict[str, Any]) -> list[Table]:
-    """What a sweep shows; a last column without any number is left out."""
-    header, rows = DETECTION, auroc_rows(gathered)
+    """What a sweep shows; accuracies and spreads of OOD ranks where there are any."""
+    every, of_some = auroc_rows(gathered), (accuracy_drop.COLUMN, SPREAD)
+    shown = [
+        i for i, name in enumerate(DETECTION) if name not in of_some or any(r[i] for r in every)
+    ]
+    header = tuple(DETECTION[i] for i in shown)
+    rows = [tuple(row[i] for i in shown) for row in every]
     notes = [f"± {gathered['deviation']}; n = seeds."]
-    filled = any(row[-1] for row in rows)
-    if not filled:
-        header, rows = header[:-1], [row[:-1] for row in rows]
-    more = _notes(gathered, filled)
+    more = _notes(gathered, SPREAD in header)
     return [
         Table("OOD detection", header, rows, [*notes, *more], 3),
         Table("In distribution", IN_DISTRIBUTION, in_distribution_rows(gathered), notes, 2),
@@ -181,7 +203,7 @@ def tables(gathered: dict[str, Any]) -> list[Table]:
 
 
 def _notes(gathered: dict[str, Any], filled: bool) -> list[str]:
-    """What the spread of OOD ranks is, and where there is none."""
+    """What the spread of OOD ranks is, and where there is none; what the signs mean."""
     meaning = (
         f"{SPREAD}: mean over images of the deviation of an image's OOD rank (percent) over seeds."
     )
@@ -191,7 +213,10 @@ def _notes(gathered: dict[str, Any], filled: bool) -> list[str]:
         if parts.get("ood_rank_left_out")
     ]
     seen = any(parts.get("transductive") for parts in gathered["variants"].values())
-    return [meaning] * filled + absent + [f"{transductive.MEANING}."] * seen
+    stats = accuracies(gathered)
+    first = accuracy_drop.reference(stats)
+    drops = accuracy_drop.notes(accuracy_drop.lower(stats, first), first)
+    return [meaning] * filled + absent + drops + [f"{transductive.MEANING}."] * seen
 
 
 def markdown(shown: Iterable[Table]) -> str:

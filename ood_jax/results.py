@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from ood_jax import transductive
+from ood_jax.accuracy_drop import BEFORE, dropped, marked
 from ood_jax.atomic import replaced
 from ood_jax.place import place, reason
 from ood_jax.untrusted import read_json
@@ -197,14 +198,23 @@ def table_rows(results: dict[str, Any]) -> list[tuple[str, dict[str, Any], bool]
 
 
 def _accuracy_lines(found: dict[str, Any]) -> list[str]:
-    """The first classifier's, the second's, and both before the last stage."""
+    """The first classifier's, the second's, and both before the last stage; drops are marked."""
+    names = ("accuracy", "second_accuracy")
+    drops = {
+        name
+        for name in names
+        if found.get(name) is not None and dropped(found[name], found.get(f"{name}_before"))
+    }
     texts = []
     for ending, when in (("", ""), ("_before", " before the last stage")):
-        first, second = (found.get(name + ending) for name in ("accuracy", "second_accuracy"))
-        if first is not None:
-            other = "" if second is None else f", of the second classifier {100 * second:.2f} %"
-            texts.append(f"accuracy{when} {100 * first:.2f} %{other}")
-    return texts
+        each = [
+            marked(f"{100 * found[name + ending]:.2f} %", name + ending in drops)
+            for name in names
+            if found.get(name + ending) is not None
+        ]
+        if each:
+            texts.append(f"accuracy{when} {', of the second classifier '.join(each)}")
+    return [f"{texts[0]}; {BEFORE}", *texts[1:]] if drops else texts
 
 
 def in_distribution_lines(results: dict[str, Any]) -> list[str]:

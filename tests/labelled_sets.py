@@ -66,7 +66,12 @@ def write_sets(folder: Path) -> str:
     return str(folder / "tiny.py")
 
 
-def finish(run, auroc: float | dict[str, float], scorers: tuple[str, ...] = ("norm_mean",)) -> None:
+def finish(
+    run,
+    auroc: float | dict[str, float],
+    scorers: tuple[str, ...] = ("norm_mean",),
+    accuracy: float | None = None,
+) -> None:
     """What ood_jax.main would leave in the workdir of `run`: AUROC of every OOD set, or by set."""
     whole = load(list(run.arguments))
     stages = [json.loads(configs.to_json(one)) for one in configs.stages_of(whole).values()]
@@ -80,7 +85,7 @@ def finish(run, auroc: float | dict[str, float], scorers: tuple[str, ...] = ("no
         "step": stages[-1]["train"]["steps"],
         "config": stages[-1],
         "earlier_stages": dict(zip(whole.stages[:-1], stages[:-1], strict=True)),
-        "in_distribution": {},
+        "in_distribution": {"accuracy": accuracy},
         "sets": {name: {s: {"auroc": by_set[name]} for s in scorers} for name in names},
     }
     run.workdir.mkdir(parents=True, exist_ok=True)

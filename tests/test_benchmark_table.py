@@ -76,6 +76,38 @@ def test_the_mean_is_over_the_classes_of_each_seed_that_has_them_all(expanded):
     assert "n - 1); 3 seeds." in text and "–: 1 of 18 runs are missing." in text
 
 
+def test_accuracy_stands_beside_auroc_where_a_recipe_has_one(expanded):
+    """OECL's is lower for the dog; of the great white SimCLR's run is missing."""
+    accuracies = {"cat": (0.8, 0.9), "dog": (0.9, 0.85), "great white": (0.99, 0.1)}
+    runs = expanded(by_class, [0, 1])
+    for run in runs:
+        if (run.variant, run.case.name) != (TINY, "great white"):
+            accuracy = accuracies[run.case.name][run.variant == OTHER] + run.seed / 100
+            finish(run, 0.5, accuracy=accuracy)
+    table = benchmark_table.tabulate("leave_one_class_out", runs, gather(runs))
+    words = benchmark_table.in_words(table, DEVIATION)
+    assert words.header == (
+        "case",
+        *(TINY, f"{TINY}, ID accuracy, %"),
+        *(OTHER, f"{OTHER}, ID accuracy, %"),
+    )
+    auroc = "50.00 ± 0.00"
+    assert words.rows == [
+        ("cat", auroc, "80.50 ± 0.71", auroc, "90.50 ± 0.71"),
+        ("dog", auroc, "90.50 ± 0.71", auroc, "85.50 ± 0.71 ↓"),
+        ("great white", "–", "–", auroc, "10.50 ± 0.71"),
+        ("mean", "–", "–", auroc, "62.17 ± 0.71"),
+    ]
+    assert f"↓: lower ID accuracy than {TINY}." in words.notes
+    for run in runs:
+        finish(run, 0.5, accuracy=0.9 if run.variant == TINY else None)
+    table = benchmark_table.tabulate("leave_one_class_out", runs, gather(runs))
+    words = benchmark_table.in_words(table, DEVIATION)
+    assert words.header == ("case", TINY, f"{TINY}, ID accuracy, %", OTHER)
+    assert words.rows[-1] == ("mean", auroc, "90.00 ± 0.00", auroc)
+    assert "↓" not in markdown([words])
+
+
 def test_a_missing_run_is_a_dash(expanded, tmp_path, capsys):
     runs = expanded(by_class, [0])
     kept = ("cat", "great white")

@@ -157,7 +157,8 @@ def test_tables_of_a_benchmark_mark_cells():
 
     def row(case, seen):
         auroc = {"mcd": {"rest": stat}, "simclr": {"rest": stat}}
-        return {"case": case, "auroc": auroc, "transductive": {"mcd": seen, "simclr": []}}
+        seen_by = {"mcd": seen, "simclr": []}
+        return {"case": case, "auroc": auroc, "accuracy": {}, "transductive": seen_by}
 
     table = {
         "benchmark": "one_vs_rest",
@@ -168,6 +169,7 @@ def test_tables_of_a_benchmark_mark_cells():
         "sets": {"mcd": ["rest"], "simclr": ["rest"]},
         "rows": [row("cat", ["rest"]), row("dog", [])],
         "mean": {"mcd": {"rest": stat}, "simclr": {"rest": stat}},
+        "mean_accuracy": {},
     }
     found = in_words(table, "d")
     assert [r[1:] for r in found.rows] == [

@@ -4,9 +4,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from ood_jax import accuracy_drop
 from ood_jax.reporting.blocks import Block, Body, Cell, Column, LeftOut, Table, Text, clean
 from ood_jax.reporting.tables import (
     NONE,
+    accuracy_cell,
     bodies,
     cell,
     columns,
@@ -86,7 +88,7 @@ def in_distribution(variants: Sequence[Variant]) -> list[Block]:
     stats = [variant.numbers["in_distribution"] for variant in variants]
     keys = [(key, title) for key, title in INSIDE if any(key in stat for stat in stats)]
     rows = tuple(
-        (Cell(counted(variant)), *(_measure(stat.get(key), key) for key, _ in keys))
+        (Cell(counted(variant)), *(_measure(stat, key) for key, _ in keys))
         for variant, stat in zip(variants, stats, strict=True)
     )
     caption = (
@@ -95,6 +97,8 @@ def in_distribution(variants: Sequence[Variant]) -> list[Block]:
         " alike. Occupied: share of soft-classes whose mean probability over the test images"
         " exceeds 1/K."
     )
+    if any(_dropped(stat, key) for stat in stats for key, _ in keys):
+        caption += f" {accuracy_drop.BEFORE}."
     header = (Column(""), *(Column(title) for _, title in keys))
     out: list[Block] = [Table("In distribution", caption, header, (Body("", rows),))]
     expected = [one for one in INSIDE if one[0] not in OF_SOME and not one[0].startswith("n_")]
@@ -104,11 +108,20 @@ def in_distribution(variants: Sequence[Variant]) -> list[Block]:
     return out
 
 
-def _measure(stat: dict[str, Any] | None, key: str) -> Cell:
+def _dropped(stats: dict[str, Any], key: str) -> bool:
+    """Was it higher before the last stage?"""
+    now, before = stats.get(key), stats.get(f"{key}_before")
+    if now is None or before is None:
+        return False
+    return accuracy_drop.dropped(now["mean"], before["mean"])
+
+
+def _measure(stats: dict[str, Any], key: str) -> Cell:
+    stat = stats.get(key)
     if stat is None:
         return NONE
     if not key.startswith("n_") and key != "skipped":
-        return percent_cell(stat)
+        return accuracy_cell(stat, _dropped(stats, key))
     values = sorted(set(stat["values"].values()))
     return Cell(f"{values[0]:,.0f}" + (f" to {values[-1]:,.0f}" if len(values) > 1 else ""))
 

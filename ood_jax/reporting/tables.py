@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ood_jax import transductive
-from ood_jax.gather import percent
+from ood_jax import accuracy_drop, transductive
+from ood_jax.gather import baseline, percent
 from ood_jax.reporting.blocks import Block, Body, Cell, Column, LeftOut, Table, Text, clean
 from ood_jax.reporting.variants import Variant
 from ood_jax.reporting.workdirs import groups
@@ -76,6 +76,8 @@ def detection(variants: Sequence[Variant]) -> list[Block]:
     blocks: list[Block] = [Text(_notation(variants))]
     blocks += _left_out(variants, where)
     header = (Column(""), *columns(where))
+    if any(accuracies(variants).values()):
+        header += (Column(accuracy_drop.COLUMN),)
     for metric in METRICS:
         rows = _rows(variants, where, metric)
         if rows:
@@ -91,9 +93,17 @@ def _notation(variants: Sequence[Variant]) -> str:
         text += " ±: sample standard deviation over seeds (divisor n − 1)."
     if _has_intervals(variants):
         text += " [low, high]: 95 % bootstrap interval over images, of a single run."
+    stats = accuracies(variants)
+    first = accuracy_drop.reference(stats)
+    text = " ".join([text, *accuracy_drop.notes(accuracy_drop.lower(stats, first), first)])
     if any(_seen(variant) for variant in variants):
         text += f" {transductive.MEANING}."
     return text
+
+
+def accuracies(variants: Sequence[Variant]) -> dict[str, dict[str, Any] | None]:
+    """Variant -> the statistics of its ID accuracy, None = no accuracy."""
+    return {v.name: v.numbers["in_distribution"].get("accuracy") for v in variants}
 
 
 def _seen(variant: Variant) -> dict[str, Any]:
@@ -153,10 +163,16 @@ def columns(where: Sequence[Place]) -> tuple[Column, ...]:
 def _rows(variants: Sequence[Variant], where: Sequence[Place], metric: Metric) -> tuple[Body, ...]:
     own = [(v, s) for v in variants for s in scorers(v) if not baseline(s)]
     best = [_best([found(v, p, s, metric.key) for v, s in own], metric.sign) for p in where]
+    stats = accuracies(variants)
+    drops = accuracy_drop.lower(stats, accuracy_drop.reference(stats))
 
     def row(v: Variant, s: str) -> tuple[Cell, ...]:
         tops = [None if baseline(s) else top for top in best]
-        return tuple(cell(v, p, s, metric.key, t) for p, t in zip(where, tops, strict=True))
+        cells = tuple(cell(v, p, s, metric.key, t) for p, t in zip(where, tops, strict=True))
+        if not any(stats.values()):
+            return cells
+        stat = None if baseline(s) or all(one == NONE for one in cells) else stats[v.name]
+        return (*cells, NONE if stat is None else accuracy_cell(stat, v.name in drops))
 
     return bodies(variants, row)
 
@@ -201,11 +217,6 @@ def scorers(variant: Variant) -> list[str]:
     return list(dict.fromkeys(name for by_scorer in sets for name in by_scorer))
 
 
-def baseline(scorer: str) -> bool:
-    """Is it a score on raw pixels or on the untrained network?"""
-    return "@" in scorer
-
-
 def found(variant: Variant, place: Place, scorer: str, key: str) -> dict[str, Any] | None:
     """The statistics of one number, None where there is none."""
     tree = variant.numbers[place.part]
@@ -238,6 +249,12 @@ def cell(v: Variant, place: Place, scorer: str, key: str, best: float | None = N
     seen = _seen(v).get("sets" if place.part == "sets" else "groups", ())
     text = transductive.marked(out.text, seen, place.name if place.part == "sets" else place.part)
     return out._replace(text=text, best=best == _printed(stat))
+
+
+def accuracy_cell(stat: dict[str, Any], drop: bool) -> Cell:
+    """An accuracy in percent, marked where it dropped."""
+    out = percent_cell(stat)
+    return out._replace(text=accuracy_drop.marked(out.text, drop))
 
 
 def percent_cell(stat: dict[str, Any]) -> Cell:
