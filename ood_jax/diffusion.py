@@ -105,35 +105,43 @@ def denoising_loss(
 
 
 class Standard(NamedTuple):
-    """Mean and standard deviation of a train set, float32 [E] each."""
+    """Mean and standard deviation of a train set, float32 [E] each; 0 = the dimension is constant."""
 
     mean: np.ndarray
     std: np.ndarray
 
 
-def standard_of(rows: Array, name: str = "train") -> Standard:
+def standard_of(rows: Array, name: str = "train", *, keep_constant: bool = False) -> Standard:
     """The Standard of rows [N, E]; `name` is what messages call them.
 
+    A dimension that never varies, such as a ReLU that never fires, has no deviation to divide by.
+    keep_constant: it is 0 when standardised, and what it was when restored.
+
     Raises:
-      ValueError: not [N, E], values that are not finite, dimensions of zero variance: they cannot
-        be brought to variance 1, and no feature of one value tells images apart.
+      ValueError: not [N, E], values that are not finite, dimensions of zero variance: any of them,
+        with `keep_constant` all.
     """
     rows = check_features(rows, name)
-    same = np.flatnonzero(rows.min(0) == rows.max(0))
-    if len(same):
+    same = rows.min(0) == rows.max(0)
+    if same.all() or (same.any() and not keep_constant):
+        remedy = "has the teacher collapsed?"
+        if not same.all():
+            remedy = "use another teacher, or keep them as they are with method.keep_constant=True"
         raise ValueError(
-            f"{len(same)} of {rows.shape[1]} dimensions of the {name} features have zero variance,"
-            f" the first is {same[0]}: use another layer or teacher, or leave these columns out"
+            f"{same.sum()} of {rows.shape[1]} dimensions of the {name} features have zero variance,"
+            f" the first is {np.argmax(same)}: {remedy}"
         )
     blocks = [rows[start : start + ROWS] for start in range(0, len(rows), ROWS)]
     mean = sum(block.sum(0, np.float64) for block in blocks) / len(rows)
     variance = sum(((block - mean) ** 2).sum(0) for block in blocks) / len(rows)
-    return Standard(mean.astype(np.float32), np.sqrt(variance).astype(np.float32))
+    std = np.where(same, 0.0, np.sqrt(variance))
+    return Standard(np.where(same, rows[0], mean).astype(np.float32), std.astype(np.float32))
 
 
 def standardised(rows: Array, standard: Standard) -> Array:
     """Rows [N, E] with the mean and standard deviation of the train set taken out."""
-    return (rows - standard.mean) / standard.std
+    varies = standard.std > 0
+    return np.where(varies, (rows - standard.mean) / np.where(varies, standard.std, 1), 0)
 
 
 def restored(rows: Array, standard: Standard) -> Array:

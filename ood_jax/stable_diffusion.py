@@ -5,6 +5,7 @@ packages torch, diffusers and transformers.
 """
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,9 @@ FILES = (  # of a folder in the layout of diffusers, all that is read of it
 )
 # OAML's prompt; the last word's embedding gives way to the outlier.
 PROMPT = "A high-quality image of the thing"
+
+
+LOCAL: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
 
 
 class Networks(NamedTuple):
@@ -73,11 +77,7 @@ def sample(
     if block < 1:
         raise ValueError(f"block = {block} rows at once: use 1 or more")
     conditions = check_features(conditions, "outlier")
-    if conditions.shape[1] != networks.width:
-        raise ValueError(
-            f"the outlier embeddings are {conditions.shape[1]} wide, the text encoder's tokens"
-            f" {networks.width}: use a teacher with {networks.width} features, as ViT-B has"
-        )
+    check_tokens(conditions.shape[1], networks.width)
     alphas = alphas_cumprod()
     chosen = sampler_steps(alphas, steps, stop)
     predict = _predict(networks, alphas)
@@ -93,6 +93,19 @@ def sample(
             first = jnp.asarray(np.stack(drawn).reshape(len(rows), -1), jnp.float32)
             parts.append(np.asarray(plms(noise, first, chosen)))
     return np.concatenate(parts)
+
+
+def check_tokens(width: int, tokens: int) -> None:
+    """Refuses outliers [M, width] that cannot take the place of tokens.
+
+    Raises:
+      ValueError: naming both widths.
+    """
+    if width != tokens:
+        raise ValueError(
+            f"the outlier embeddings are {width} wide, the text encoder's tokens {tokens}: use a"
+            f" teacher with {tokens} features, as ViT-B has"
+        )
 
 
 def _predict(networks: Networks, alphas: np.ndarray) -> Predict:
@@ -122,15 +135,11 @@ def load(folder: str) -> Networks:
         from diffusers import UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
     except ImportError as error:
-        raise ValueError(
-            f"Stable Diffusion needs {', '.join(PACKAGES)} ({error}): pip install"
-            f" {' '.join(PACKAGES)}, or use the backend on embeddings"
-        ) from None
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
-    unet = UNet2DConditionModel.from_pretrained(f"{folder}/unet", low_cpu_mem_usage=False, **local)
+        raise lacking(error) from None
+    device = device_of(torch)
+    unet = UNet2DConditionModel.from_pretrained(f"{folder}/unet", low_cpu_mem_usage=False, **LOCAL)
     unet = unet.to(device).float().eval()
-    text = CLIPTextModel.from_pretrained(f"{folder}/text_encoder", **local)
+    text = CLIPTextModel.from_pretrained(f"{folder}/text_encoder", **LOCAL)
     text = text.to(device).float().eval()
     tokenizer = CLIPTokenizer.from_pretrained(f"{folder}/tokenizer", local_files_only=True)
     width = text.config.hidden_size
@@ -145,23 +154,45 @@ def load(folder: str) -> Networks:
             inputs = (torch.tensor(x, device=device) for x in (latents, step, told))
             return unet(*inputs).sample.float().cpu().numpy()
 
-    return Networks(_tell(torch, text, tokenizer, device), noise, width, latent_of(folder))
+    return Networks(_tell(torch, text, tokenizer, device), noise, width, sizes_of(folder).latent)
 
 
-def latent_of(folder: str) -> tuple[int, int, int]:
-    """(channels, height, width) of the latents of the model in `folder`.
+def device_of(torch: Any) -> str:
+    """Where PyTorch computes: a GPU where it sees one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def lacking(error: ImportError) -> ValueError:
+    """What a missing package is answered with."""
+    return ValueError(
+        f"Stable Diffusion needs {', '.join(PACKAGES)} ({error}): pip install"
+        ' "ood_jax[stable-diffusion]", or use the backend on embeddings'
+    )
+
+
+class Sizes(NamedTuple):
+    """width: of a token's embedding. latent: (channels, height, width) of the latents."""
+
+    width: int
+    latent: tuple[int, int, int]
+
+
+def sizes_of(folder: str) -> Sizes:
+    """What the model in `folder` reads and makes, by its configs; no network is loaded.
 
     Raises:
-      ValueError: files that are missing, or no U-Net's config.
+      ValueError: files or packages that are missing, configs that are none.
     """
     check_files(folder)
-    path = Path(folder) / "unet/config.json"
+    if absent := [name for name in PACKAGES if find_spec(name) is None]:
+        raise lacking(ImportError(f"no module {absent[0]}"))
     try:
-        config = read_json(path)
-        side = int(config["sample_size"])
-        return int(config["in_channels"]), side, side
+        unet = read_json(Path(folder) / "unet/config.json")
+        text = read_json(Path(folder) / "text_encoder/config.json")
+        side = int(unet["sample_size"])
+        return Sizes(int(text["hidden_size"]), (int(unet["in_channels"]), side, side))
     except MISSHAPEN as error:
-        raise ValueError(f"{path} is no U-Net's config ({error})") from None
+        raise ValueError(f"{folder}: a config.json there is none of diffusers' ({error})") from None
 
 
 def check_files(folder: str) -> None:

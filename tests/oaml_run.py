@@ -56,6 +56,7 @@ def generate(folder: Path):
     c.data.embeddings, c.data.near = "stage:teacher", "stage:mine"
     m = c.method
     m.width, m.depth, m.times, m.sample_steps, m.outliers = 8, 1, 10, 5, 20
+    m.keep_constant = True  # so small a teacher has ReLUs that never fire
     return c
 
 

@@ -1,6 +1,7 @@
 """The whole OAML recipe: what each stage leaves, reuse, and that a kill anywhere changes nothing."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +16,15 @@ from ood_jax.npz import opened
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
+RECIPE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import oaml_run
+
+def get_config(folder):
+    return oaml_run.recipe(Path(folder))
+"""
 STAGES = ("teacher", "mine", "generate", "student")
 
 
@@ -172,6 +182,10 @@ def _with(data, **changes):
     return staged("oaml", **kept)
 
 
+WITHOUT_OUTLIERS = {f"data.{kind}": "" for kind in ("near", "far")}
+WITHOUT_OUTLIERS |= {f"method.{kind}_weight": 0.0 for kind in ("near", "far")}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -197,15 +211,7 @@ def _with(data, **changes):
         ),
         ({"mine": None}, "stage generate: data.near = 'stage:mine': no such earlier stage"),
         (
-            {"student": {"data.near": "", "method.near_weight": 0.0}, "generate": None}
-            | {
-                "student": {
-                    "data.near": "",
-                    "method.near_weight": 0.0,
-                    "data.far": "",
-                    "method.far_weight": 0.0,
-                }
-            },
+            {"student": WITHOUT_OUTLIERS, "generate": None},
             "stage mine: no later stage begins with it or reads it; set data.near of one",
         ),
         (
@@ -221,10 +227,7 @@ def test_stages_that_do_not_fit_are_refused_before_the_first_step(data, changes,
 
 def test_one_command_trains_makes_and_scores(data, tmp_path, capsys, monkeypatch):
     recipe = tmp_path / "recipe.py"
-    recipe.write_text(
-        f"import sys\nfrom pathlib import Path\nsys.path.insert(0, {str(oaml_run.__file__)[:-12]!r})\n"
-        "import oaml_run\n\n\ndef get_config(folder):\n    return oaml_run.recipe(Path(folder))\n"
-    )
+    recipe.write_text(RECIPE.format(tests=str(Path(oaml_run.__file__).parent)))
     workdir = tmp_path / "run"
     argv = [f"--config={recipe}:{data}", f"--workdir={workdir}"]
     only_outliers = [*argv, "--config.stages=teacher,mine"]

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from ood_jax import stable_diffusion
 from ood_jax.diffusion import (
+    Standard,
     alphas_cumprod,
     denoising_loss,
     restored,
@@ -27,6 +28,7 @@ from ood_jax.diffusion import (
 )
 from ood_jax.diffusion_sampling import check_sampler, sample, sampler_steps
 from ood_jax.models.diffusion import Denoiser, denoiser
+from ood_jax.stable_diffusion_pictures import picture
 from ood_jax.types import Array, Aux, Batch, Maker, Method, Net, PyTree, TrainState, Update, Vectors
 
 BACKENDS = ("embeddings", "stable_diffusion")
@@ -44,6 +46,7 @@ DEFAULTS: dict[str, Any] = dict(
     times=1000,  # embeddings: steps of the schedule
     width=256,  # embeddings: of the network's hidden layers
     depth=3,  # embeddings: its residual blocks
+    keep_constant=False,  # embeddings: dimensions that never vary are: False = refused | True = kept
     blur=0.5,  # embeddings: deviation of the noise on the condition, in those of the train set
     dropout=0.1,  # embeddings: share of vectors that are learnt without condition
     weights="",  # stable_diffusion: folder of its weights (ood_jax/stable_diffusion.py)
@@ -88,7 +91,7 @@ def build(config: ConfigDict, net: Net) -> Method:
     def make(
         params: PyTree, vectors: Vectors, labels: Array | None, mesh: Mesh
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        standard = standard_of(vectors.embeddings[vectors.known])
+        standard = _standard(config, vectors)
         rows = _chosen(len(vectors.near), config)
         width = vectors.embeddings.shape[1]
         drawn = sample(
@@ -111,7 +114,7 @@ def build(config: ConfigDict, net: Net) -> Method:
         init=init,
         images=False,
         reads=("embeddings", "near"),
-        prepared=_standardised,
+        prepared=partial(_standardised, config),
         maker=Maker("far", lambda vectors: vectors.embeddings.shape[1], make),
     )
 
@@ -120,8 +123,13 @@ def _network(config: ConfigDict, width: int) -> Denoiser:
     return denoiser(width, width, width=config.method.width, depth=config.method.depth)
 
 
-def _standardised(vectors: Vectors) -> Vectors:
-    standard = standard_of(vectors.embeddings[vectors.known])
+def _standard(config: ConfigDict, vectors: Vectors) -> Standard:
+    rows = vectors.embeddings[vectors.known]
+    return standard_of(rows, keep_constant=config.method.keep_constant)
+
+
+def _standardised(config: ConfigDict, vectors: Vectors) -> Vectors:
+    standard = _standard(config, vectors)
     return vectors._replace(embeddings=standardised(vectors.embeddings, standard), near=None)
 
 
@@ -134,7 +142,11 @@ def _chosen(count: int, config: ConfigDict) -> np.ndarray:
 
 def _stable_diffusion(config: ConfigDict) -> Method:
     m = config.method
-    latent = stable_diffusion.latent_of(m.weights)
+    tokens, latent = stable_diffusion.sizes_of(m.weights)
+
+    def init(key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+        stable_diffusion.check_tokens(batch["near"].shape[1], tokens)
+        return {}, {}
 
     def width(vectors: Vectors) -> int:
         return latent[-1] if m.pooled else int(np.prod(latent))
@@ -159,10 +171,10 @@ def _stable_diffusion(config: ConfigDict) -> Method:
     return Method(
         updates=(),
         views=lambda batch, key: batch,
-        init=lambda key, batch: ({}, {}),
+        init=init,
         images=False,
         reads=("embeddings", "near"),
-        maker=Maker("far", width, make, picture=partial(stable_diffusion.picture, m.weights)),
+        maker=Maker("far", width, make, picture=None if m.pooled else partial(picture, m.weights)),
     )
 
 

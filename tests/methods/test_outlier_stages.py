@@ -124,7 +124,7 @@ def step_of(folder, **settings):
 
 
 def test_the_diffusion_learns_standardised_embeddings(folder):
-    run, host = step_of(folder, width=32)
+    run, host = step_of(folder, width=32, times=1000, sample_steps=50)
     np.testing.assert_allclose(host["embedding"].mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(host["embedding"].std(0), 1, atol=1e-4)
     assert run.method.prepared(run.vectors).near is None  # no step reads them
@@ -183,12 +183,18 @@ def test_a_dimension_that_never_varies_is_named(folder, tmp_path):
         arrays = dict(held)
     arrays["features"][:, 2] = 1.0
     np.savez(path, **arrays)
-    config = config_of(folder, "generate")
+    config = config_of(folder, "generate", keep_constant=False)
     with config.unlocked():
         config.data.embeddings = str(path)
-    with pytest.raises(ValueError, match=r"1 of 5 dimensions .* zero variance, the first is 2"):
-        run = prepare(config)
+    run = prepare(config)
+    with pytest.raises(ValueError, match=r"1 of 5 dimensions .* zero variance, the first is 2: .*"):
         run.method.prepared(run.vectors)
+    with config.unlocked():
+        config.method.keep_constant = True
+    run = prepare(config)
+    assert not run.method.prepared(run.vectors).embeddings[:, 2].any()
+    features, _ = run.method.maker.make(init_state(run).params, run.vectors, None, run.mesh)
+    assert (features[:, 2] == 1.0).all() and features[:, 3].std() > 0.1
 
 
 def test_neither_stage_reads_an_image(folder):
