@@ -105,7 +105,7 @@ def denoising_loss(
 
 
 class Standard(NamedTuple):
-    """Mean and standard deviation of a train set, float32 [E] each; 0 = the dimension is constant."""
+    """Mean and standard deviation of a train set, float32 [E] each; 0 = of a constant dimension."""
 
     mean: np.ndarray
     std: np.ndarray

@@ -86,9 +86,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}")
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(
-        ValueError, match=r"needs torch, diffusers, transformers .* pip install torch"
-    ):
+    with pytest.raises(ValueError, match=r"needs torch, diffusers, transformers .* pip install "):
         load(str(tmp_path))
 
 

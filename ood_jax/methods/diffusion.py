@@ -46,7 +46,7 @@ DEFAULTS: dict[str, Any] = dict(
     times=1000,  # embeddings: steps of the schedule
     width=256,  # embeddings: of the network's hidden layers
     depth=3,  # embeddings: its residual blocks
-    keep_constant=False,  # embeddings: dimensions that never vary are: False = refused | True = kept
+    keep_constant=False,  # embeddings: True = constant dimensions stay so; False = refused
     blur=0.5,  # embeddings: deviation of the noise on the condition, in those of the train set
     dropout=0.1,  # embeddings: share of vectors that are learnt without condition
     weights="",  # stable_diffusion: folder of its weights (ood_jax/stable_diffusion.py)

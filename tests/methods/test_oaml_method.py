@@ -32,7 +32,7 @@ def config_of(folder: Path, **method):
     c.data.embeddings = oaml_run.write_embeddings(folder / "embeddings.npz")
     c.data.near = write_outliers(folder / "near_outliers.npz", "near", 5)
     c.data.far = write_outliers(folder / "far_outliers.npz", "far", 7)
-    c.train.devices = 1
+    c.train.devices, c.optim.min_lr = 1, c.optim.lr
     for key, value in method.items():
         c.method[key] = value
     return c
