@@ -47,7 +47,7 @@ def get_config(argument: str = ""):
     if part in ("near", "far"):
         stages["mine"] = mine(dataset, small, preset)
     if part == "far":
-        stages["generate"] = generate(dataset, small)
+        stages["generate"] = generate(dataset, small, preset)
     return staged(name, **stages, student=student)
 
 
@@ -78,12 +78,12 @@ def mine(dataset: str, small: bool, preset: str):
     return c
 
 
-def generate(dataset: str, small: bool):
+def generate(dataset: str, small: bool, preset: str):
     """Far outliers from a diffusion of the embeddings."""
-    c = base("diffusion")
+    c = base("diffusion", preset)
     set_images(c, dataset)
     c.data.embeddings, c.data.near = "stage:teacher", "stage:mine"
-    c.method.outliers = 5000
+    c.method.outliers = 5000 if preset == "paper" else 300
     c.method.width = 256 if small else 1024
     c.optim.lr, c.optim.lr_batch, c.optim.warmup_epochs = 0.001, 0, 0.5
     c.optim.weight_decay = c.optim.weight_decay_end = 0.0

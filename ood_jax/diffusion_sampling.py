@@ -154,6 +154,7 @@ def sample(
     guidance: float = 7.5,
     eta: float = 0.0,
     block: int = 1024,
+    done: Callable[[int], None] = lambda count: None,
 ) -> np.ndarray:
     """One vector for each outlier embedding, OAML section 4.1: float32 [M, size], on every host.
 
@@ -163,7 +164,7 @@ def sample(
       apply, params: of a `models.diffusion.Denoiser`. conditions: float32 [M, C] on the host, the
         same in every process, standardised. size: E, of the vectors. steps: see `sampler_steps`.
       guidance: see `guided`. eta: of ddim. block: rows at once, rounded up to a multiple of the
-        mesh; 0 or more rows of filling are computed and dropped.
+        mesh; 0 or more rows of filling are computed and dropped. done: told how many more rows are.
 
     Raises:
       ValueError: an unknown sampler, numbers that make no sense, conditions that are not [M, C] or
@@ -175,10 +176,10 @@ def sample(
     conditions = check_features(conditions, "outlier")
     params = sharding.replicate(mesh, params)
     draw = partial(_drawn, apply=apply, size=size, sampler=sampler, guidance=guidance, eta=eta)
-    whole = [
-        jax.device_get(draw(params, *part, steps, key, mesh=mesh))
-        for part in _blocks(conditions, block, mesh)
-    ]
+    whole: list[np.ndarray] = []
+    for part in _blocks(conditions, block, mesh):
+        whole.append(jax.device_get(draw(params, *part, steps, key, mesh=mesh)))
+        done(min(len(whole[-1]), len(conditions) - len(whole[-1]) * (len(whole) - 1)))
     return np.concatenate(whole)[: len(conditions)]
 
 

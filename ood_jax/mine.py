@@ -4,6 +4,7 @@ Embeddings of norm 1, class by class or all at once: those farthest from their k
 boundary points; Gaussian noise around them makes candidates, of which the farthest are kept.
 """
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -77,6 +78,7 @@ def mine(
     settings: Settings,
     key: Array,
     mesh: Mesh | None = None,
+    done: Callable[[int], None] = lambda count: None,
 ) -> Mined:
     """`settings.rounds` * picked * keep outliers of each class, or of all embeddings at once.
 
@@ -86,7 +88,7 @@ def mine(
     Args:
       embeddings: [N, D], of any norm. labels: int [N], -1 = none, left out class by class; None
         unless class_wise. key: all random numbers come from it. mesh: None = this process's first
-        device.
+        device. done: told how many outliers were made, after each bank.
 
     Raises:
       ValueError: settings that make no sense, more neighbours or points than a class has, labels
@@ -103,6 +105,7 @@ def mine(
         outliers, source, distances = _mine_bank(bank, settings, own, mesh)
         named = np.full(len(outliers), label, np.int32)
         parts.append((outliers, members[source].astype(np.int32), distances, named))
+        done(len(outliers))
     return Mined(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
 
 

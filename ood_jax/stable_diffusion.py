@@ -39,7 +39,8 @@ class Networks(NamedTuple):
     """Stable Diffusion's networks as functions of NumPy arrays.
 
     tell: outlier embeddings float32 [B, width] -> what the text encoder makes of PROMPT with them
-        in it, float32 [B, L, width]; None -> of the empty prompt, float32 [1, L, width].
+        in it, each with the norm of the token that it replaces, as in OAML's code: float32
+        [B, L, width]; None -> of the empty prompt, float32 [1, L, width].
     noise: (latents float32 [B, *latent], step of the schedule, told float32 [B, L, width]) -> the
         noise in them, float32 [B, *latent].
     width: of a token's embedding. latent: (channels, height, width) of the latents.
@@ -60,6 +61,7 @@ def sample(
     guidance: float = 7.5,
     stop: int = 0,
     block: int = 4,
+    done: Callable[[int], None] = lambda count: None,
 ) -> np.ndarray:
     """One latent for each outlier embedding, OAML section 4.1: float32 [M, channels x H x W].
 
@@ -69,7 +71,7 @@ def sample(
 
     Args:
       networks: of `load`. conditions: [M, width], not standardised, as tokens are not. guidance,
-        stop: see diffusion_sampling. block: rows at once.
+        stop: see diffusion_sampling. block: rows at once. done: told how many more are.
 
     Raises:
       ValueError: another width, values that are not finite, numbers that make no sense.
@@ -92,6 +94,7 @@ def sample(
         with jax.disable_jit():  # the networks are no part of a program that JAX could compile
             first = jnp.asarray(np.stack(drawn).reshape(len(rows), -1), jnp.float32)
             parts.append(np.asarray(plms(noise, first, chosen)))
+        done(len(told))
     return np.concatenate(parts)
 
 
@@ -228,7 +231,8 @@ def _tell(
 
             def replaced(module: Any, inputs: Any, tokens: Any) -> Any:
                 tokens = tokens.clone()
-                tokens[:, last] = torch.tensor(outliers, device=device)
+                given = torch.nn.functional.normalize(torch.tensor(outliers, device=device))
+                tokens[:, last] = given * tokens[:, last].norm(dim=-1, keepdim=True)
                 return tokens
 
             hook = text.get_input_embeddings().register_forward_hook(replaced)

@@ -173,6 +173,8 @@ def test_the_outlier_stands_in_place_of_the_last_word_only_while_it_is_told(tiny
     # A text encoder looks back only: what stands before the outlier is the same for both.
     at = int(np.argmin(first))
     assert at > 10 and not first[at:].any()
+    # Its direction counts: it takes the length of the token that it replaces.
+    np.testing.assert_allclose(networks.tell(7 * outliers), told, atol=1e-5)
 
 
 def test_widths_that_do_not_fit_together_are_refused(tiny, tmp_path):

@@ -27,6 +27,7 @@ from ood_jax.diffusion import (
     standardised,
 )
 from ood_jax.diffusion_sampling import check_sampler, sample, sampler_steps
+from ood_jax.methods._outliers import counted, no_views
 from ood_jax.models.diffusion import Denoiser, denoiser
 from ood_jax.stable_diffusion_pictures import picture
 from ood_jax.types import Array, Aux, Batch, Maker, Method, Net, PyTree, TrainState, Update, Vectors
@@ -35,7 +36,7 @@ BACKENDS = ("embeddings", "stable_diffusion")
 
 DEFAULTS: dict[str, Any] = dict(
     backend="embeddings",  # embeddings | stable_diffusion
-    outliers=0,  # how many of the near ones, drawn at random, have a far one made; 0 = all
+    outliers=1000,  # of so many near ones, drawn at random, a far one is made; 0 = of all
     guidance=7.5,  # 1 = the condition alone; above it goes on past the condition
     sample_steps=50,  # of the sampler
     stop=0,  # step of the schedule that sampling ends at: 0 = clean vectors (the released code),
@@ -53,7 +54,7 @@ DEFAULTS: dict[str, Any] = dict(
     pooled=False,  # stable_diffusion: True = latents averaged to their width (the released code)
     block=4,  # stable_diffusion: latents at once
 )
-PRESETS: dict[str, dict[str, Any]] = {"official": {"method.pooled": True}}
+PRESETS: dict[str, dict[str, Any]] = {"official": {"method.pooled": True, "method.outliers": 300}}
 
 
 def build(config: ConfigDict, net: Net) -> Method:
@@ -94,23 +95,25 @@ def build(config: ConfigDict, net: Net) -> Method:
         standard = _standard(config, vectors)
         rows = _chosen(len(vectors.near), config)
         width = vectors.embeddings.shape[1]
-        drawn = sample(
-            network(width).apply,
-            params,
-            standardised(vectors.near[rows], standard),
-            size=width,
-            steps=sampler_steps(alphas, m.sample_steps, m.stop),
-            mesh=mesh,
-            key=jax.random.key(config.seed),
-            sampler=m.sampler,
-            guidance=m.guidance,
-            eta=m.eta,
-        )
+        with counted(len(rows), "generate") as bar:
+            drawn = sample(
+                network(width).apply,
+                params,
+                standardised(vectors.near[rows], standard),
+                size=width,
+                steps=sampler_steps(alphas, m.sample_steps, m.stop),
+                mesh=mesh,
+                key=jax.random.key(config.seed),
+                sampler=m.sampler,
+                guidance=m.guidance,
+                eta=m.eta,
+                done=bar.update,
+            )
         return np.asarray(restored(drawn, standard)), {"source": rows}
 
     return Method(
         updates=(Update(loss),),
-        views=lambda batch, key: batch,
+        views=no_views,
         init=init,
         images=False,
         reads=("embeddings", "near"),
@@ -155,22 +158,24 @@ def _stable_diffusion(config: ConfigDict) -> Method:
         params: PyTree, vectors: Vectors, labels: Array | None, mesh: Mesh
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         rows = _chosen(len(vectors.near), config)
-        drawn = stable_diffusion.sample(
-            stable_diffusion.load(m.weights),
-            vectors.near[rows],
-            seed=config.seed,
-            steps=m.sample_steps,
-            guidance=m.guidance,
-            stop=m.stop,
-            block=m.block,
-        )
+        with counted(len(rows), "generate") as bar:
+            drawn = stable_diffusion.sample(
+                stable_diffusion.load(m.weights),
+                vectors.near[rows],
+                seed=config.seed,
+                steps=m.sample_steps,
+                guidance=m.guidance,
+                stop=m.stop,
+                block=m.block,
+                done=bar.update,
+            )
         if m.pooled:
             drawn = drawn.reshape(len(drawn), *latent).mean((1, 2))
         return drawn, {"source": rows}
 
     return Method(
         updates=(),
-        views=lambda batch, key: batch,
+        views=no_views,
         init=init,
         images=False,
         reads=("embeddings", "near"),

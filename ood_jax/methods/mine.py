@@ -17,8 +17,9 @@ from ml_collections import ConfigDict
 
 from ood_jax.banks import parted
 from ood_jax.gaussian_outliers import GaussianSettings, check_gaussian, gaussian_outliers
+from ood_jax.methods._outliers import counted, no_network, no_views
 from ood_jax.mine import Mined, Settings, check_settings, largest_need, mine
-from ood_jax.types import Array, Batch, Maker, Method, Net, PyTree, Vectors
+from ood_jax.types import Array, Maker, Method, Net, PyTree, Vectors
 
 SAMPLINGS = ("boundary", "gaussian")
 
@@ -73,21 +74,22 @@ def build(config: ConfigDict, net: Net) -> Method:
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         rows = np.flatnonzero(vectors.known)
         embeddings = vectors.embeddings[rows]
-        known_labels = None if labels is None else np.asarray(labels)[rows]
+        own = None if labels is None else np.asarray(labels)[rows]
         if config.method.sampling == "gaussian":
-            settings = _gaussian(config)
-            mined = gaussian_outliers(
-                embeddings, known_labels, settings=settings, key=key, mesh=mesh
-            )
+            tails = _gaussian(config)
+            mined = gaussian_outliers(embeddings, own, settings=tails, key=key, mesh=mesh)
             return mined.outliers, _facts(mined, rows)
-        mined = mine(embeddings, known_labels, settings=_boundary(config), key=key, mesh=mesh)
+        settings = _boundary(config)
+        banks = len(np.unique(np.asarray(own))) if settings.class_wise else 1
+        with counted(banks * settings.rounds * settings.picked * settings.keep, "mine") as bar:
+            mined = mine(embeddings, own, settings=settings, key=key, mesh=mesh, done=bar.update)
         norms = np.linalg.norm(embeddings[mined.source], axis=1, keepdims=True)
         return mined.outliers * norms, _facts(mined, rows)
 
     return Method(
         updates=(),
-        views=_no_views,
-        init=_no_network,
+        views=no_views,
+        init=no_network,
         images=False,
         reads=("embeddings",),
         maker=Maker("near", lambda vectors: vectors.embeddings.shape[1], make, check),
@@ -118,11 +120,3 @@ def _check(config: ConfigDict) -> None:
         check_gaussian(_gaussian(config))
     else:
         check_settings(_boundary(config))
-
-
-def _no_views(batch: Batch, key: Array) -> Batch:
-    return batch
-
-
-def _no_network(key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
-    return {}, {}
