@@ -94,10 +94,10 @@ def generate(dataset: str, small: bool, preset: str):
 
 
 def student_of(dataset: str, small: bool, part: str, preset: str):
-    """The network that is scored."""
+    """The network that is scored, without augmentation, as the paper has it."""
     c = base("supervised") if part == "ce" else base("oaml", preset)
     set_classifier(c, dataset, small)
-    c.method.crop_pad = 4
+    c.method.flip, c.method.crop_scale, c.method.crop_ratio = 0.0, (1.0, 1.0), (1.0, 1.0)
     c.score.scorers = ("energy", "gen", "knn", "msp")
     if part != "ce":
         c.data.embeddings = "stage:teacher"
@@ -108,8 +108,7 @@ def student_of(dataset: str, small: bool, part: str, preset: str):
                 c.method[f"{kind}_weight"] = 0.0
     if small:
         return c
-    c.model.stem, c.method.flip, c.method.crop_pad = "imagenet", 0.0, 0
-    c.method.crop_scale = c.method.crop_ratio = (1.0, 1.0)
+    c.model.stem = "imagenet"
     set_paper(c, dataset)
     c.optim.lr = 0.001 if dataset == "cifar10" else 0.01
     if part != "ce":  # the released code: .01 of the map, .0001 of q

@@ -80,7 +80,7 @@ def build(config: ConfigDict, net: Net) -> Method:
             mined = gaussian_outliers(embeddings, own, settings=tails, key=key, mesh=mesh)
             return mined.outliers, _facts(mined, rows)
         settings = _boundary(config)
-        banks = len(np.unique(np.asarray(own))) if settings.class_wise else 1
+        banks = len(np.unique(np.asarray(own)[np.asarray(own) >= 0])) if settings.class_wise else 1
         with counted(banks * settings.rounds * settings.picked * settings.keep, "mine") as bar:
             mined = mine(embeddings, own, settings=settings, key=key, mesh=mesh, done=bar.update)
         norms = np.linalg.norm(embeddings[mined.source], axis=1, keepdims=True)
