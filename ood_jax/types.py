@@ -132,7 +132,7 @@ class Maker(NamedTuple):
     kind: str
     width: Callable[[Vectors], int]
     make: Callable[..., tuple[np.ndarray, dict[str, np.ndarray]]]
-    check: Callable[[int, Array | None], None] = lambda count, labels: None
+    check: Callable[[int, Array | None], Any] = lambda count, labels: None
     picture: Callable[..., bool] | None = None
 
 

@@ -8,6 +8,7 @@ was made from, so that they lie where embeddings do; the released code gives the
 Stable Diffusion.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -63,12 +64,6 @@ def build(config: ConfigDict, net: Net) -> Method:
     _check(config)
     key = jax.random.key(config.seed)
 
-    def check(count: int, labels: Array | None) -> None:
-        need: dict[str, Any] = {"least": 2, "what": "a Gaussian"}
-        if config.method.sampling == "boundary":
-            need = largest_need(_boundary(config))
-        parted(count, labels, class_wise=config.method.class_wise, **need)
-
     def make(
         params: PyTree, vectors: Vectors, labels: Array | None, mesh: Mesh
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -80,7 +75,7 @@ def build(config: ConfigDict, net: Net) -> Method:
             mined = gaussian_outliers(embeddings, own, settings=tails, key=key, mesh=mesh)
             return mined.outliers, _facts(mined, rows)
         settings = _boundary(config)
-        banks = len(np.unique(np.asarray(own)[np.asarray(own) >= 0])) if settings.class_wise else 1
+        banks = _banks(config, len(rows), own)
         with counted(banks * settings.rounds * settings.picked * settings.keep, "mine") as bar:
             mined = mine(embeddings, own, settings=settings, key=key, mesh=mesh, done=bar.update)
         norms = np.linalg.norm(embeddings[mined.source], axis=1, keepdims=True)
@@ -92,8 +87,26 @@ def build(config: ConfigDict, net: Net) -> Method:
         init=no_network,
         images=False,
         reads=("embeddings",),
-        maker=Maker("near", lambda vectors: vectors.embeddings.shape[1], make, check),
+        maker=Maker(
+            "near", lambda vectors: vectors.embeddings.shape[1], make, partial(_banks, config)
+        ),
     )
+
+
+def _width(vectors: Vectors) -> int:
+    return vectors.embeddings.shape[1]
+
+
+def _banks(config: ConfigDict, count: int, labels: Array | None) -> int:
+    """How many banks `count` embeddings make: of each class, or one.
+
+    Raises:
+      ValueError: labels missing, or fewer embeddings in a bank than the settings need.
+    """
+    need: dict[str, Any] = {"least": 2, "what": "a Gaussian"}
+    if config.method.sampling == "boundary":
+        need = largest_need(_boundary(config))
+    return len(parted(count, labels, class_wise=config.method.class_wise, **need))
 
 
 def _facts(mined: Mined, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -110,6 +110,7 @@ def read(workdir: str) -> Run:
         [
             {key if key in WHEN else prefix + key: value for key, value in row.items()}
             for prefix in prefixes
+            if not _untrained(results, prefix.rstrip("/"))
             for row in optional(
                 "metrics", prefix + FILE, lambda path: read_metrics(path.parent), []
             )
@@ -119,6 +120,12 @@ def read(workdir: str) -> Run:
         of_stages(outliers_read.PICTURES, outliers_read.pictures),
         missing,
     )
+
+
+def _untrained(results: dict[str, Any], stage: str) -> bool:
+    """Is it an earlier stage without a step, which mined outliers, say, and logs nothing?"""
+    train = results.get("earlier_stages", {}).get(stage, {}).get("train")
+    return isinstance(train, dict) and train.get("steps") == 0
 
 
 def _stages(folder: epath.Path) -> list[str]:
