@@ -12,7 +12,7 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
-from ood_jax import outliers
+from ood_jax import outliers, sharding
 from ood_jax.atomic import replaced
 from ood_jax.config import to_json
 from ood_jax.outlier_facts import lines, outlier_facts
@@ -41,7 +41,10 @@ def make_outliers(run: Run, params: PyTree, workdir: str, *, label: str) -> None
     if _serve(path, provenance) and kind(place(workdir) / FACTS):
         return
     vectors = run.vectors
-    features, arrays = maker.make(params, vectors, run.train.labels, run.mesh)
+    params = jax.device_get(sharding.replicate(run.mesh, params))
+    # Several processes make all of it each: what is made is small, and all read the same file.
+    mesh = run.mesh if jax.process_count() == 1 else sharding.local_mesh()
+    features, arrays = maker.make(params, vectors, run.train.labels, mesh)
     if jax.process_index() == 0:
         outliers.write(path, outliers.Outliers(features, maker.kind, provenance, arrays))
         facts = outlier_facts(vectors.embeddings[vectors.known], features)

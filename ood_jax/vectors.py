@@ -101,8 +101,9 @@ def loaded(vectors: Vectors, config: ConfigDict, train: Source, workdir: str) ->
     for key in ("near", "far"):
         shape = getattr(vectors, key)
         if isinstance(shape, jax.ShapeDtypeStruct):
-            path = _folder(config.data[key], workdir) / OUTLIERS
-            array, origin = _read_outliers(key, path, shape.shape[1])
+            name = config.data[key]
+            path = _folder(name, workdir) / OUTLIERS
+            array, origin = _read_outliers(key, name, path, shape.shape[1])
             vectors = _with_outliers(vectors, key, array, origin)
     return vectors
 
@@ -207,7 +208,8 @@ def _outliers(
     """(array or shape, where it came from, None = not made yet)."""
     if not name.startswith(STAGE):
         path = place(name)
-        return _read_outliers(key, path / OUTLIERS if kind(path) == "folder" else path, width)
+        path = path / OUTLIERS if kind(path) == "folder" else path
+        return _read_outliers(key, name, path, width)
     run = _earlier(key, name, earlier)
     maker = run.method.maker
     if maker is None or maker.kind != key:
@@ -230,10 +232,10 @@ def _with_outliers(
 
 
 def _read_outliers(
-    key: str, path: epath.Path, width: int | None
+    key: str, name: str, path: epath.Path, width: int | None
 ) -> tuple[np.ndarray, dict[str, Any]]:
     found = outliers.read(path, kind=key, width=width, key=f"data.{key}")
-    return found.features, {"from": str(path), "arrays": digest(found.features)}
+    return found.features, {"from": name, "arrays": digest(found.features)}
 
 
 def _earlier(key: str, name: str, earlier: Mapping[str, Any]) -> Any:
