@@ -74,7 +74,6 @@ def mine(dataset: str, small: bool, preset: str):
     c.data.embeddings = "stage:teacher"
     if small:
         c.method.rounds = 10
-        c.method.neighbour = 300 if dataset == "cifar10" else 30
     return c
 
 
