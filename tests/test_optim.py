@@ -1,4 +1,6 @@
-"""SGD and LARS through `optim.build`: closed forms, what waits, what is left alone, errors."""
+"""SGD, LARS, multipliers: closed forms, what waits, what is left alone, errors."""
+
+import re
 
 import jax
 import jax.numpy as jnp
@@ -152,3 +154,55 @@ def test_an_update_moves_only_what_it_trains_and_clips_before(name):
 def test_errors_name_the_key(keys, message):
     with pytest.raises(ValueError, match=message):
         optim.build(_config(**{"name": "lars"} | keys))
+
+
+RULES = (r"head/.*=10", r".*/kernel=0.25")  # the head's kernel matches both
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_multipliers_scale_what_the_first_rule_matches_and_nothing_else(name):
+    lrs, keys = (0.1, 0.02, 0.3), {"momentum": 0.9, "no_decay": ".*", "weight_decay": 0.0}
+    plain = _run(_config(name, **keys), lrs)
+    found = _run(_config(name, **keys, multipliers=RULES), lrs)
+    factors = {("trunk", "kernel"): 0.25, ("trunk", "bias"): 1.0, ("head", "last", "kernel"): 10.0}
+    for (part, *path), factor in factors.items():
+        before, one, other = PARAMS[part], plain[-1][part], found[-1][part]
+        for key in path:
+            before, one, other = before[key], one[key], other[key]
+        assert np.abs(one - before).max() > 1e-3
+        np.testing.assert_allclose(other - before, factor * (one - before), rtol=1e-4, atol=1e-6)
+
+
+def test_a_multiplier_is_a_rate_of_its_own_whatever_decays():
+    """Weight decay and momentum with it: as a tenth of --config.optim.lr would have it."""
+    keys = {"momentum": 0.8, "no_decay": NEVER}
+    found = _run(_config("sgd", **keys, multipliers=(".*=.1",)), (0.1, 0.4), decay=0.1)
+    slow = _run(_config("sgd", **keys), (0.01, 0.04), decay=0.1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, slow)
+
+
+def test_a_multiplier_of_0_holds_still_and_a_rule_has_the_whole_path():
+    (found,) = _run(_config("sgd", multipliers=("trunk/kernel=0", "last=0", "kernel=0")), (0.5,))
+    np.testing.assert_array_equal(found["trunk"]["kernel"], np.float32(PARAMS["trunk"]["kernel"]))
+    moved = found["head"]["last"]["kernel"] - PARAMS["head"]["last"]["kernel"]
+    np.testing.assert_allclose(moved, -0.5 * GRADIENTS["head"]["last"]["kernel"], rtol=1e-5)
+
+
+def test_without_multipliers_a_checkpoint_is_as_it_was():
+    def state(**keys):
+        return jax.tree.structure(optim.build(_config("adamw", **keys)).init(PARAMS))
+
+    assert len(optim.build(_config("adamw")).init(PARAMS)) == 2  # clipping, and what moves
+    assert state() == state(multipliers=()) != state(multipliers=RULES)
+
+
+@pytest.mark.parametrize("rule", ["head/.*", "head/.*=", "=", "head=fast", "head=-1", "head=nan"])
+def test_what_is_no_multiplier_is_named(rule):
+    with pytest.raises(ValueError, match=rf"multipliers: '{re.escape(rule)}' is not REGEX=NUMBER"):
+        optim.build(_config("sgd", multipliers=(rule,)))
+
+
+def test_a_multiplier_s_regex_may_hold_an_equals_sign_and_must_compile():
+    optim.build(_config("sgd", multipliers=("head/(?=last).*=2e-1",)))
+    with pytest.raises(ValueError, match=r"optim.multipliers '\(' is no regular expression"):
+        optim.build(_config("sgd", multipliers=("(=2",)))
