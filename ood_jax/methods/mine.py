@@ -93,10 +93,6 @@ def build(config: ConfigDict, net: Net) -> Method:
     )
 
 
-def _width(vectors: Vectors) -> int:
-    return vectors.embeddings.shape[1]
-
-
 def _banks(config: ConfigDict, count: int, labels: Array | None) -> int:
     """How many banks `count` embeddings make: of each class, or one.
 
