@@ -120,11 +120,7 @@ def _origins(runs: Sequence[Run]) -> Table:
 def _origin(own: Outliers) -> tuple[Cell, ...]:
     held = own.provenance
     more = {name: value for name, value in held.items() if name not in PROVENANCE}
-    seed, settings = (_compact(held.get(name)) for name in ("seed", "settings"))
-    # A digest: its beginning tells one from another.
-    checkpoint = short(_compact(held.get("checkpoint")), 16)
-    texts = {"seed": seed, "settings": settings, "checkpoint": checkpoint}
-    return (*(Cell(texts[name]) for name in PROVENANCE), Cell(_compact(more)))
+    return tuple(Cell(_compact(value)) for value in (*map(held.get, PROVENANCE), more))
 
 
 def _compact(value: Any) -> str:

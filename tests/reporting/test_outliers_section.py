@@ -22,7 +22,7 @@ EVIL = '<script>alert("x")</script>'
 PROVENANCE = {
     "seed": 3,
     "settings": {"k": 30, "sigma": 0.07, "classes": [0, EVIL]},
-    "checkpoint": "0123456789abcdef0123456789abcdef",
+    "checkpoint": {"from": "stage:teacher", "step": 40, "arrays": "0123456789abcdef" * 2},
     "preset": "paper",
 }
 
@@ -76,7 +76,7 @@ def test_every_stages_outliers_are_in_the_tables_and_on_a_map(tmp_path):
     seed, settings, checkpoint, more = (cell for cell, _ in texts(origins)[0][1:])
     assert (seed, more) == ("3", "preset=paper")
     assert settings.startswith("k=30, sigma=0.07, classes=[0, ")
-    assert checkpoint.startswith("0123456") and len(checkpoint) == 16
+    assert checkpoint == f"from=stage:teacher, step=40, arrays={'0123456789abcdef' * 2}"
     (maps,) = of(Panels, found)
     assert len(maps.panels) == 2
     for panel, text in zip(maps.panels, ("near outliers", "far outliers"), strict=True):
