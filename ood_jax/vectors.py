@@ -109,7 +109,13 @@ def loaded(vectors: Vectors, config: ConfigDict, train: Source, workdir: str) ->
 
 
 def _embeddings(name: str, train: Source, earlier: Mapping[str, Any]) -> Vectors:
-    if not name.startswith(STAGE) and kind(place(name)) == "file":
+    held = "stage" if name.startswith(STAGE) else kind(place(name))
+    if not held:
+        raise ValueError(
+            f"data.embeddings = {name!r}: there is no such workdir or file; run the teacher first,"
+            " or name another"
+        )
+    if held == "file":
         return _file(place(name), train)
     if name.startswith(STAGE):
         run = _earlier("embeddings", name, earlier)
@@ -120,8 +126,8 @@ def _embeddings(name: str, train: Source, earlier: Mapping[str, Any]) -> Vectors
             )
         config, net = run.config, run.net
     else:
-        config = _restored(name).config
-        net = models.build(config)
+        network = _teacher(name)[1]
+        config, net = network.config, network.net
     return _shapes(config, net, len(train))
 
 
@@ -169,10 +175,9 @@ def _file(path: epath.Path, train: Source) -> Vectors:
 
 def _extracted(vectors: Vectors, config: ConfigDict, train: Source, workdir: str) -> Vectors:
     name = config.data.embeddings
-    restored = _restored(str(_folder(name, workdir)))
-    own = kept.run_as(restored.config, config)
-    network = kept.of_checkpoint(restored, name, config=own)._replace(
-        fields=("logits",) if _classifies(own) else (),
+    restored, network = _teacher(str(_folder(name, workdir)), config)
+    network = network._replace(
+        fields=("logits",) if _classifies(network.config) else (),
         suffix=f"@{_folder(name, workdir).name}",
         folder=kept.folder_in(workdir),
     )
@@ -246,9 +251,12 @@ def _earlier(key: str, name: str, earlier: Mapping[str, Any]) -> Any:
     return earlier[stage]
 
 
-def _restored(name: str) -> Restored:
+def _teacher(workdir: str, reader: ConfigDict | None = None) -> tuple[Restored, kept.Network]:
+    """The network of images in `workdir`; reader: config of the run that it is computed for."""
     try:
-        return restore_for_scoring(name)
+        restored = restore_for_scoring(workdir)
+        own = restored.config if reader is None else kept.run_as(restored.config, reader)
+        return restored, kept.of_checkpoint(restored, workdir, config=own)
     except ValueError as error:
         raise ValueError(f"data.embeddings: {error}") from None
 

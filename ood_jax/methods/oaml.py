@@ -67,6 +67,8 @@ def build(config: ConfigDict, net: Net) -> Method:
     def init(key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         params, stats = net.init(key, batch["image"])
         features = net.apply(params, stats, batch["image"], train=False)[0].features
+        if "teacher_logits" in reads:
+            _check_classes(batch["teacher_logits"].shape[1], config.head.outputs)
         if "embeddings" in reads:
             mapped = feature_map(features.shape[1])
             own = mapped.init(jax.random.fold_in(key, 1), batch["embedding"])
@@ -162,6 +164,14 @@ def _warn(metrics: dict[str, float], classes: int) -> list[str]:
         f"the teacher's logits are no better than chance (right for {100 * right:.1f} % of train"
         " images): are the rows of data.embeddings in the order of data.train, and its classes?"
     ]
+
+
+def _check_classes(teacher: int, student: int) -> None:
+    if teacher != student:
+        raise ValueError(
+            f"data.embeddings has logits of {teacher} classes, head.outputs = {student}: a student"
+            " needs the teacher's classes, or method.logit_weight=0"
+        )
 
 
 def _check(config: ConfigDict) -> None:

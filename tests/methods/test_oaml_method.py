@@ -261,6 +261,8 @@ def test_what_is_missing_or_of_another_kind_is_named(tmp_path):
 
     refused("data.near = '': oaml reads it; name stage:NAME", near="")
     refused("data.embeddings = '': oaml reads it", embeddings="")
+    nowhere = str(tmp_path / "nowhere")
+    refused("data.embeddings = .*nowhere': there is no such workdir or file", embeddings=nowhere)
     refused("data.far = .* has near outliers: give a file of far ones", far=near)
     refused("data.near = .* no such file", near=str(tmp_path / "none.npz"))
     wide = write_outliers(tmp_path / "wide.npz", "near", 6)
@@ -271,6 +273,9 @@ def test_what_is_missing_or_of_another_kind_is_named(tmp_path):
     )
     np.savez(tmp_path / "bare.npz", features=np.load(embeddings)["features"])
     refused("has no logits, which oaml learns from", embeddings=str(tmp_path / "bare.npz"))
+    four = np.zeros((24, 4), np.float32)
+    other = oaml_run.write_embeddings(tmp_path / "other.npz", logits=four)
+    refused("has logits of 4 classes, head.outputs = 3", embeddings=other)
     short = oaml_run.write_embeddings(tmp_path / "short.npz", rows=20)
     refused("has 20 rows of features, .* 24 images", embeddings=short)
 
