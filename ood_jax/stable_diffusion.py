@@ -207,8 +207,8 @@ def check_files(folder: str) -> None:
     missing = [name for name in FILES if not (Path(folder) / name).is_file()]
     if missing:
         raise ValueError(
-            f"{folder} lacks {', '.join(missing)}: put the weights of Stable Diffusion 1.4 there,"
-            " in the layout of diffusers, as safetensors"
+            f"method.weights = {folder!r} lacks {', '.join(missing)}: name a folder, and put the"
+            " weights of Stable Diffusion 1.4 there, in the layout of diffusers, as safetensors"
         )
 
 

@@ -69,12 +69,10 @@ def prepare(config: ConfigDict, earlier: Mapping[str, Run] = MappingProxyType({}
     if config.data.auxiliary:
         auxiliary = open_source(config.data.auxiliary, root=config.data.root)
     config = resolved(config, len(train))
-    if config.train.knn_every and (train.labels is None or open_test(config).labels is None):
-        raise ValueError(
-            "train.knn_every: kNN accuracy needs labels in data.train and data.test; set it to 0"
-        )
     net = build_model(config)
     method = method_module(config.method.name).build(config, net)
+    if config.train.knn_every:
+        _check_judged(config, train, method)
     if config.train.accumulate > 1 and not method.separable:
         raise ValueError(
             f"train.accumulate = {config.train.accumulate}: the loss of {config.method.name} needs"
@@ -109,6 +107,17 @@ def started(run: Run, weights: str) -> Run:
     if (fresh := untrained(run.config, run.net, start)) and jax.process_index() == 0:
         print(f"begins with {weights}, but for {', '.join(fresh)}", file=sys.stderr)
     return run._replace(start=start)
+
+
+def _check_judged(config: ConfigDict, train: Source, method: Method) -> None:
+    if not method.images:
+        raise ValueError(
+            f"train.knn_every: {config.method.name} trains no network of images; set it to 0"
+        )
+    if train.labels is None or open_test(config).labels is None:
+        raise ValueError(
+            "train.knn_every: kNN accuracy needs labels in data.train and data.test; set it to 0"
+        )
 
 
 def open_test(config: ConfigDict) -> Source:

@@ -156,12 +156,18 @@ def test_far_ones_are_as_many_as_asked_for_and_the_same_anywhere(folder):
     [
         ({"backend": "vae"}, "method.backend 'vae': use embeddings or stable_diffusion"),
         ({"outliers": -1}, "method.outliers = -1"),
+        ({"outliers": 1}, "method.outliers = 1"),
         ({"sample_steps": 7}, "steps = 7 does not divide the 10 noise steps"),
         ({"sampler": "euler"}, "sampler 'euler'"),
         ({"width": 7}, "width = 7: use an even number"),
         ({"blur": -0.5}, "method.blur = -0.5"),
         ({"dropout": 1.5}, "method.dropout = 1.5"),
         ({"schedule": "linear"}, "schedule 'linear'"),
+        ({"backend": "stable_diffusion", "sample_steps": 50, "block": 0}, "method.block = 0"),
+        (
+            {"backend": "stable_diffusion", "sample_steps": 50, "guidance": float("inf")},
+            "guidance = inf",
+        ),
     ],
 )
 def test_generating_is_refused_before_anything_is_computed(folder, settings, message):
@@ -172,7 +178,7 @@ def test_generating_is_refused_before_anything_is_computed(folder, settings, mes
 def test_missing_weights_of_stable_diffusion_are_named(folder, tmp_path):
     settings = {"backend": "stable_diffusion", "sample_steps": 50}
     for weights in ("", str(tmp_path)):
-        with pytest.raises(ValueError, match=r"lacks unet/config.json, .*put the weights"):
+        with pytest.raises(ValueError, match=r"method.weights = .* lacks unet/config.json, .*put"):
             prepare(config_of(folder, "generate", weights=weights, **settings))
 
 
@@ -202,3 +208,11 @@ def test_neither_stage_reads_an_image(folder):
         run = prepare(config_of(folder, method))
         assert not run.method.images
         assert "trunk" not in abstract_state(run).params
+
+
+def test_accuracy_while_training_is_refused_where_no_network_is(folder):
+    config = config_of(folder, "generate")
+    with config.unlocked():
+        config.train.knn_every = 1
+    with pytest.raises(ValueError, match=r"train.knn_every: diffusion trains no network of images"):
+        prepare(config)
