@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ood_jax.diffusion import Predict, alphas_cumprod
-from ood_jax.diffusion_sampling import guided, plms, sampler_steps
+from ood_jax.diffusion_sampling import check_sampler, guided, plms, sampler_steps
 from ood_jax.scorers.cosine import check_features
 from ood_jax.types import Array
 from ood_jax.untrusted import MISSHAPEN, read_json
@@ -30,7 +30,6 @@ FILES = (  # of a folder in the layout of diffusers, all that is read of it
 )
 # OAML's prompt; the last word's embedding gives way to the outlier.
 PROMPT = "A high-quality image of the thing"
-
 
 LOCAL: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
 
@@ -76,8 +75,7 @@ def sample(
     Raises:
       ValueError: another width, values that are not finite, numbers that make no sense.
     """
-    if block < 1:
-        raise ValueError(f"block = {block} rows at once: use 1 or more")
+    check_numbers(guidance, block)
     conditions = check_features(conditions, "outlier")
     check_tokens(conditions.shape[1], networks.width)
     alphas = alphas_cumprod()
@@ -96,6 +94,17 @@ def sample(
             parts.append(np.asarray(plms(noise, first, chosen)))
         done(len(told))
     return np.concatenate(parts)
+
+
+def check_numbers(guidance: float, block: int) -> None:
+    """Refuses what `sample` cannot work with.
+
+    Raises:
+      ValueError: naming the number, and what it may be.
+    """
+    check_sampler("plms", guidance, 0.0)
+    if block < 1:
+        raise ValueError(f"block = {block} rows at once: use 1 or more")
 
 
 def check_tokens(width: int, tokens: int) -> None:

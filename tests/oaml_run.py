@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from small_run import small_config
 
+from ood_jax import outliers
 from ood_jax.config import base, staged
 
 CLASSES = 3
@@ -82,4 +83,11 @@ def write_embeddings(path: Path, width: int = 5, rows: int = 24, **arrays) -> st
     logits = 4.0 * np.eye(CLASSES)[labels]
     held = {"features": features.astype(np.float32), "logits": logits.astype(np.float32)}
     np.savez(path, **(held | arrays))
+    return str(path)
+
+
+def write_outliers(path: Path, kind: str, width: int, count: int = 30) -> str:
+    features = np.random.default_rng(len(kind)).normal(size=(count, width)).astype(np.float32)
+    about = {"seed": 0, "settings": {}, "checkpoint": {}}
+    outliers.write(path, outliers.Outliers(features, kind, about, {}))
     return str(path)

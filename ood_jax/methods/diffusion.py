@@ -191,9 +191,7 @@ def _check(config: ConfigDict) -> None:
         raise ValueError(f"method.outliers = {m.outliers}: use 0 (of every near one), 2 or more")
     if m.backend == "stable_diffusion":
         sampler_steps(alphas_cumprod(), m.sample_steps, m.stop)
-        check_sampler("plms", m.guidance, 0.0)
-        if m.block < 1:
-            raise ValueError(f"method.block = {m.block}: use 1 or more")
+        stable_diffusion.check_numbers(m.guidance, m.block)
         stable_diffusion.check_files(m.weights)
         return
     sampler_steps(alphas_cumprod(m.schedule, m.times), m.sample_steps, m.stop)

@@ -9,7 +9,6 @@ import numpy as np
 import oaml_run
 import pytest
 
-from ood_jax import outliers
 from ood_jax.losses.mutual_information import club
 from ood_jax.methods import oaml
 from ood_jax.train import init_state, jitted_step, prepare
@@ -19,19 +18,12 @@ BATCH = 8
 DISTILLED = ("loss_logit", "loss_feature")
 
 
-def write_outliers(path: Path, kind: str, width: int, count: int = 30) -> str:
-    features = np.random.default_rng(len(kind)).normal(size=(count, width)).astype(np.float32)
-    about = {"seed": 0, "settings": {}, "checkpoint": {}}
-    outliers.write(path, outliers.Outliers(features, kind, about, {}))
-    return str(path)
-
-
 def config_of(folder: Path, **method):
     folder.mkdir(parents=True, exist_ok=True)
     c = oaml_run.student(folder)
     c.data.embeddings = oaml_run.write_embeddings(folder / "embeddings.npz")
-    c.data.near = write_outliers(folder / "near_outliers.npz", "near", 5)
-    c.data.far = write_outliers(folder / "far_outliers.npz", "far", 7)
+    c.data.near = oaml_run.write_outliers(folder / "near_outliers.npz", "near", 5)
+    c.data.far = oaml_run.write_outliers(folder / "far_outliers.npz", "far", 7)
     c.train.devices, c.optim.min_lr = 1, c.optim.lr
     for key, value in method.items():
         c.method[key] = value
@@ -265,7 +257,7 @@ def test_what_is_missing_or_of_another_kind_is_named(tmp_path):
     refused("data.embeddings = .*nowhere': there is no such workdir or file", embeddings=nowhere)
     refused("data.far = .* has near outliers: give a file of far ones", far=near)
     refused("data.near = .* no such file", near=str(tmp_path / "none.npz"))
-    wide = write_outliers(tmp_path / "wide.npz", "near", 6)
+    wide = oaml_run.write_outliers(tmp_path / "wide.npz", "near", 6)
     refused("data.near = .* width 6, where 5 is needed", near=wide)
     refused(
         "data.far = 'stage:generate': no such earlier stage; none is before it",

@@ -6,7 +6,6 @@ import oaml_run
 import pytest
 from small_run import write_images
 from test_baseline_methods import log_softmax, picked
-from test_oaml_method import write_outliers
 
 from ood_jax import outliers, sharding, stages
 from ood_jax.checkpoint import restore_for_scoring
@@ -36,8 +35,10 @@ def classifier(folder, method, width=WIDTH):
 def config_of(folder, case, weight=0.5):
     near, far, images = CASES[case]
     c = classifier(folder, "outlier_exposure")
-    c.data.near = write_outliers(folder / "near_outliers.npz", "near", WIDTH) if near else ""
-    c.data.far = write_outliers(folder / "far_outliers.npz", "far", WIDTH) if far else ""
+    c.data.near = (
+        oaml_run.write_outliers(folder / "near_outliers.npz", "near", WIDTH) if near else ""
+    )
+    c.data.far = oaml_run.write_outliers(folder / "far_outliers.npz", "far", WIDTH) if far else ""
     c.data.auxiliary = write_images(folder, "auxiliary", 20, 2) if images else ""
     c.method.outlier_weight, c.train.devices = weight, 1
     return c
@@ -134,7 +135,7 @@ def test_a_classifier_is_tuned_with_outliers_of_its_own_features(tmp_path):
 def test_another_width_costs_no_compute(kind, width, tmp_path, monkeypatch):
     monkeypatch.setattr(sharding, "place", lambda *a: pytest.fail("computed"))
     config = config_of(tmp_path, "near, far")
-    config.data[kind] = write_outliers(tmp_path / "other.npz", kind, width)
+    config.data[kind] = oaml_run.write_outliers(tmp_path / "other.npz", kind, width)
     with pytest.raises(ValueError, match=rf"outliers of width {width} where .* have {WIDTH}: make"):
         prepare(config)
 
@@ -153,6 +154,6 @@ def test_outliers_of_some_kind_are_needed(tmp_path):
     with pytest.raises(ValueError, match=r"data.auxiliary = '': outlier_exposure learns"):
         prepare(config)
     config.data.embeddings = oaml_run.write_embeddings(tmp_path / "embeddings.npz", WIDTH)
-    config.data.near = write_outliers(tmp_path / "near_outliers.npz", "near", WIDTH)
+    config.data.near = oaml_run.write_outliers(tmp_path / "near_outliers.npz", "near", WIDTH)
     with pytest.raises(ValueError, match=r"data.embeddings = .* does not read: set it to ''"):
         prepare(config)

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import oaml_run
 import pytest
-from test_oaml_method import write_outliers
 
 from ood_jax import sharding
 from ood_jax.config import base
@@ -19,7 +18,7 @@ WIDTH = 5
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     oaml_run.write_embeddings(folder / "embeddings.npz")
-    write_outliers(folder / "near_outliers.npz", "near", WIDTH, 6)
+    oaml_run.write_outliers(folder / "near_outliers.npz", "near", WIDTH, 6)
     return folder
 
 
