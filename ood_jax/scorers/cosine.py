@@ -30,14 +30,19 @@ def check_features(values: Array, name: str, width: int | None = None) -> np.nda
     """Features as float32 [N, D] on the host, not copied where they are that; refused if broken.
 
     Raises:
-      ValueError: not [N, D], no rows, another width than `width`, or values that are not finite.
+      ValueError: not [N, D], no rows, another width than `width`, or values that are no numbers or
+        not finite.
     """
     shape = list(np.shape(values))
     if len(shape) != 2 or 0 in shape:
         raise ValueError(f"{name} features of shape {shape}: give one row or more, as [N, D]")
     if width not in (None, shape[1]):
         raise ValueError(f"{name} features are {shape[1]} wide, the bank's {width}: same network?")
-    rows = np.asarray(values, np.float32)
+    held = np.asarray(values)
+    if held.dtype.kind in "cOSUMm" or issubclass(held.dtype.type, np.void):
+        raise ValueError(f"{name} features are {held.dtype}: give numbers, such as float32")
+    with np.errstate(over="ignore"):  # what is too large for float32 is told of below
+        rows = np.asarray(held, np.float32)
     finite = np.isfinite(squared_norms(rows))
     if not finite.all():
         broken = np.flatnonzero(~finite)
