@@ -39,6 +39,9 @@ SHRUNK = {
 }
 AT_MOST = {"head.hidden": 16, "head.outputs": 8, "method.positive_local": 0}
 AT_MOST |= {"method.negative_local": 0, "head.second_outputs": 8}
+AT_MOST |= {"method.hidden": 16, "method.width": 8, "method.depth": 1}
+EMBEDDING, FAR = 6, 10  # width of a teacher's embeddings, of far outliers
+SPLIT = ("head/", "memory/", "feature_map/", "near_q/", "far_q/")  # over `model`, where there are
 BASELINES = "configs/baselines_cifar.py"  # its argument is the method
 
 
@@ -47,7 +50,8 @@ def recipe_of(method: str) -> Any:
     from ood_jax.config import stages_of
     from ood_jax.recipe import load
 
-    paths = sorted((ROOT / "configs").glob("*.py"), key=lambda p: not p.stem.startswith(method))
+    every = sorted((ROOT / "configs").glob("*.py"))
+    paths = sorted(every, key=lambda p: not p.stem.startswith(method))
     for recipe in (*paths, f"{BASELINES}:{method}"):
         for config in stages_of(load([f"--config={recipe}"])).values():
             if config.method.name == method:
@@ -55,9 +59,21 @@ def recipe_of(method: str) -> Any:
     raise ValueError(f"no recipe in configs/ runs {method}: write one")
 
 
+def has_step(method: str) -> bool:
+    """Does `method` train? One that only makes outliers or scores does not."""
+    from ood_jax import models
+    from ood_jax.config import method_module, put
+
+    config = recipe_of(method)
+    with config.unlocked():  # of a published network, which need not be there
+        put(config, "model.weights", config.model.weights or "published")
+    return bool(method_module(method).build(config, models.build(config)).updates)
+
+
 def shrunk(config: Any, folder: Path) -> Any:
     """`config` with a network of a few thousand parameters and images that take no time."""
     import numpy as np
+    from oaml_run import write_embeddings, write_outliers
     from small_run import write_images
 
     from ood_jax.config import flat, put
@@ -73,6 +89,13 @@ def shrunk(config: Any, folder: Path) -> Any:
         labels = np.arange(64) % max(config.head.outputs, 1)
         config.data.train = write_images(folder, "train", 64, labels=labels)
         config.data.auxiliary = config.data.auxiliary and write_images(folder, "aux", 64, 1)
+        if config.data.embeddings:
+            logits = 4 * np.eye(max(config.head.outputs, 1), dtype=np.float32)[labels]
+            path = folder / "embeddings.npz"
+            config.data.embeddings = write_embeddings(path, EMBEDDING, 64, logits=logits)
+        for kind, width in (("near", EMBEDDING), ("far", FAR)):
+            if config.data[kind]:
+                config.data[kind] = write_outliers(folder / f"{kind}.npz", kind, width)
     return config
 
 
@@ -91,11 +114,10 @@ def mesh_of(config: Any, name: str) -> Any:
             state = abstract_state(prepare(config))
             arrays = {"memory": state.memory} | state.params
             named = [(path_name(p), x) for p, x in jax.tree_util.tree_leaves_with_path(arrays)]
-            split = [
-                f"{name}={'- ' * (x.ndim - 1)}model"
-                for name, x in named
-                if name.startswith(("head/", "memory/")) and x.ndim and x.shape[-1] % 2 == 0
-            ]
+            even = [(name, x) for name, x in named if x.ndim and x.shape[-1] % 2 == 0]
+            chosen = [(name, x) for name, x in even if name.startswith(SPLIT)]
+            chosen = chosen or [(name, x) for name, x in even if x.ndim > 1]
+            split = [f"{name}={'- ' * (x.ndim - 1)}model" for name, x in chosen]
             assert split
             config.mesh.model, config.mesh.rules = 2, (*split, ".*=fsdp")
         elif name == "fsdp":
@@ -140,13 +162,12 @@ def trained(config: Any, folder: Path) -> Trained:
 
 def go_on(run: Any, step: Any, state: Any, last: int) -> tuple[Any, list[float]]:
     """(state after step `last`, losses up to there)."""
-    from ood_jax import sharding
-    from ood_jax.data.pipeline import train_batches
+    from ood_jax import loop, sharding
 
-    train, config, first = run.train, run.config, int(state.step)
-    batches = train_batches(
-        train, run.auxiliary, batch=8, size=config.data.size, seed=0, start_step=first
-    )
+    first, seeded = int(state.step), run.config.copy_and_resolve_references()
+    with seeded.unlocked():
+        seeded.seed = 0  # of the images' order
+    batches = loop._batches(run._replace(config=seeded), first)
     losses = []
     for _ in range(first, last):
         host = next(batches)
