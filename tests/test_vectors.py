@@ -192,13 +192,6 @@ def test_other_numbers_are_read_as_float32(data, tmp_path, dtype):
     np.testing.assert_array_equal(run.vectors.embeddings, features.astype(np.float32))
 
 
-def objects(name):
-    """An npz whose `name` is a pickle: what would be run on reading it is never looked at."""
-    out = io.BytesIO()
-    np.savez(out, **{name: np.array([{}] * 24, object)}, allow_pickle=True)
-    return out.getvalue()
-
-
 def changed(**arrays):
     out = io.BytesIO()
     np.savez(out, **({"features": FEATURES} | arrays))
@@ -211,7 +204,7 @@ HOSTILE = {
     "a text": (b"features", "cannot be read"),
     "cut off": (changed()[:-40], "cannot be read"),
     "half": (changed()[: len(changed()) // 2], "cannot be read"),
-    "objects": (objects("features"), r"cannot be read \(.*Python objects"),
+    "objects": (archive(features=header((24, 5), "|O")), r"cannot be read \(.*Python objects"),
     "claims": (archive(features=header((24, 10**12), "<f4")), r"cannot be read \(the header says"),
     "a bomb": (bomb(2 << 30, "features"), r"cannot be read \(features unfolds to"),
     "no features": (archive(meta=header((0,), "<f4")), "holds no `features`"),
