@@ -24,6 +24,7 @@ from ood_jax.types import Array
 
 HIGHEST = lax.Precision.HIGHEST
 SELECTIONS = ("paper", "official")
+AT_ONCE = 8  # rounds
 MEMORY = 1024**3  # bytes of a block of products on a device
 NEEDS = ("neighbour", "points")  # settings that no bank may have fewer rows than
 
@@ -88,7 +89,7 @@ def mine(
     Args:
       embeddings: [N, D], of any norm. labels: int [N], -1 = none, left out class by class; None
         unless class_wise. key: all random numbers come from it. mesh: None = this process's first
-        device. done: told how many outliers were made, after each bank.
+        device. done: told how many more outliers were made.
 
     Raises:
       ValueError: settings that make no sense, more neighbours or points than a class has, labels
@@ -102,28 +103,37 @@ def mine(
     for label, members in found:
         bank = rows if len(members) == len(rows) else rows[members]
         own = jax.random.fold_in(key, label + 1)
-        outliers, source, distances = _mine_bank(bank, settings, own, mesh)
+        outliers, source, distances = _mine_bank(bank, settings, own, mesh, done)
         named = np.full(len(outliers), label, np.int32)
         parts.append((outliers, members[source].astype(np.int32), distances, named))
-        done(len(outliers))
     return Mined(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
 
 
 def _mine_bank(
-    rows: np.ndarray, settings: Settings, key: Array, mesh: Mesh
+    rows: np.ndarray, settings: Settings, key: Array, mesh: Mesh, done: Callable[[int], None]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Outliers [M, D], their rows of the bank [M] and distances [M]."""
+    """Outliers [M, D], their rows of the bank [M] and distances [M].
+
+    AT_ONCE rounds a device in one program: what several devices of a host allocate in it is given
+    back when it ends.
+    """
     near = partial(kth_distances, rows, k=settings.neighbour, memory=settings.memory, mesh=mesh)
     chosen = boundary(near(rows), settings.points)
     parts = sharding.parts(mesh)
     size = rounded(len(rows))
-    numbers = np.arange(-(-settings.rounds // parts) * parts, dtype=np.uint32)
-    keys = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(key, i)))(numbers)
     shared = (padded(rows, size, slice(None)), np.int32(len(rows)), chosen.astype(np.int32))
-    found = _compiled(settings._replace(rounds=0), size, mesh)(np.asarray(keys), shared)
-    outliers, source = (np.asarray(jax.device_get(x))[: settings.rounds] for x in found)
-    outliers = outliers.reshape(-1, rows.shape[1])
-    return outliers, chosen[source.reshape(-1)], near(outliers)
+    many = min(AT_ONCE, -(-settings.rounds // parts)) * parts
+    found = []
+    for start in range(0, settings.rounds, many):
+        numbers = np.arange(start, start + many, dtype=np.uint32)
+        keys = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(key, i)))(numbers)
+        made = _compiled(settings._replace(rounds=0), size, mesh)(np.asarray(keys), shared)
+        outliers, source = (np.asarray(jax.device_get(x)) for x in made)
+        kept = min(many, settings.rounds - start)
+        found.append((outliers[:kept].reshape(-1, rows.shape[1]), source[:kept].reshape(-1)))
+        done(len(found[-1][0]))
+    outliers, source = (np.concatenate(leaves) for leaves in zip(*found, strict=True))
+    return outliers, chosen[source], near(outliers)
 
 
 @lru_cache
