@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
@@ -38,7 +39,10 @@ def make_outliers(run: Run, params: PyTree, workdir: str, *, label: str) -> None
     assert maker is not None
     path = place(workdir) / OUTLIERS
     provenance = _provenance(run)
-    if _serve(path, provenance) and kind(place(workdir) / FACTS):
+    serves = _serve(path, provenance) and bool(kind(place(workdir) / FACTS))
+    if jax.process_count() > 1:  # one may look when another has already written
+        serves = bool(multihost_utils.broadcast_one_to_all(np.array(serves, np.int32)))
+    if serves:
         return
     vectors = run.vectors
     params = jax.device_get(sharding.replicate(run.mesh, params))
