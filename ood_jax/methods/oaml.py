@@ -65,7 +65,8 @@ def build(config: ConfigDict, net: Net) -> Method:
     kinds = [kind for kind in OUTLIERS if kind in reads]
 
     def init(key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
-        params, stats = net.init(key, batch["image"])
+        # A teacher of the same seed and network began where this key leads.
+        params, stats = net.init(jax.random.fold_in(key, 0), batch["image"])
         features = net.apply(params, stats, batch["image"], train=False)[0].features
         if "teacher_logits" in reads:
             _check_classes(batch["teacher_logits"].shape[1], config.head.outputs)

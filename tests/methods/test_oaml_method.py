@@ -11,6 +11,7 @@ import pytest
 
 from ood_jax.losses.mutual_information import club
 from ood_jax.methods import oaml
+from ood_jax.models import init_params
 from ood_jax.train import init_state, jitted_step, prepare
 from ood_jax.views.draws import draw_numbers
 
@@ -192,6 +193,15 @@ def test_drawn_at_random_outliers_push_nowhere_on_average():
     assert abs(value) < 1e-6
     assert np.abs(gradient).max() < 1e-6
     assert np.abs(jax.grad(lambda m: club(m, log_variance, y).mean())(mean)).max() > 0.01
+
+
+def test_the_student_does_not_begin_as_a_teacher_of_its_seed_did(run):
+    teacher, _ = init_params(run.net, run.config)
+    own = init_state(run).params
+    same = jax.tree.map(np.array_equal, own["trunk"], teacher["trunk"])
+    kernels = jax.tree.map(lambda leaf: leaf.ndim > 1, teacher["trunk"])
+    both = zip(jax.tree.leaves(same), jax.tree.leaves(kernels), strict=True)
+    assert not any(equal for equal, kernel in both if kernel)
 
 
 def test_a_step_teaches_and_keeps_the_map_s_statistics(run, host):
