@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 
 from ood_jax import outliers, sharding
 from ood_jax.atomic import replaced
+from ood_jax.cache import digest
 from ood_jax.config import to_json
 from ood_jax.outlier_facts import lines, outlier_facts
 from ood_jax.place import kind, place
@@ -38,14 +39,14 @@ def make_outliers(run: Run, params: PyTree, workdir: str, *, label: str) -> None
     maker = run.method.maker
     assert maker is not None
     path = place(workdir) / OUTLIERS
-    provenance = _provenance(run)
+    params = jax.device_get(sharding.replicate(run.mesh, params))
+    provenance = _provenance(run, params)
     serves = _serve(path, provenance) and bool(kind(place(workdir) / FACTS))
     if jax.process_count() > 1:  # one may look when another has already written
         serves = bool(multihost_utils.broadcast_one_to_all(np.array(serves, np.int32)))
     if serves:
         return
     vectors = run.vectors
-    params = jax.device_get(sharding.replicate(run.mesh, params))
     # Several processes make all of it each: what is made is small, and all read the same file.
     mesh = run.mesh if jax.process_count() == 1 else sharding.local_mesh()
     features, arrays = maker.make(params, vectors, run.train.labels, mesh)
@@ -63,9 +64,12 @@ def make_outliers(run: Run, params: PyTree, workdir: str, *, label: str) -> None
         multihost_utils.sync_global_devices(OUTLIERS)  # the next stage reads it everywhere
 
 
-def _provenance(run: Run) -> dict[str, Any]:
+def _provenance(run: Run, params: PyTree) -> dict[str, Any]:
+    """Where outliers came from: seed, settings, embeddings, near outliers, the stage's network."""
     settings = json.loads(to_json(run.config))["method"]
     origins = {key: value for key, value in run.vectors.origins.items() if key != "embeddings"}
+    if jax.tree.leaves(params):
+        origins |= {"network": {"step": run.config.train.steps, "arrays": digest(params)}}
     return {
         "seed": run.config.seed,
         "settings": settings,

@@ -54,10 +54,6 @@ class Settings(NamedTuple):
     memory: int = MEMORY
 
 
-# As NPOS (Tao et al. 2023) has them in its code, for one step of its training.
-NPOS = Settings(neighbour=100, picked=2, sigma=0.1, draws=600, rounds=1)
-
-
 class Mined(NamedTuple):
     """M outliers, by class, round and boundary point.
 

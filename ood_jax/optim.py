@@ -181,9 +181,15 @@ def multiplied(rules: tuple[str, ...]) -> optax.GradientTransformation:
     rules: "REGEX=NUMBER" each.
 
     Raises:
-      ValueError: what is no such rule.
+      ValueError: what is no such rule; of `init`, a rule that matches no parameter.
     """
     parsed = [_rule(rule) for rule in rules]
+
+    def init(params: PyTree) -> optax.EmptyState:
+        for rule, (regex, _) in zip(rules, parsed, strict=True):
+            if not any(jax.tree.leaves(matches(regex.pattern, params))):
+                raise ValueError(f"optim.multipliers: {rule!r} matches no parameter")
+        return optax.EmptyState()
 
     def scale(path: tuple, update: Array) -> Array:
         name = path_name(path)
@@ -192,7 +198,7 @@ def multiplied(rules: tuple[str, ...]) -> optax.GradientTransformation:
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         return jax.tree_util.tree_map_with_path(scale, updates), state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.GradientTransformation(init, update)
 
 
 def _rule(rule: str) -> tuple[re.Pattern[str], float]:

@@ -14,7 +14,7 @@ from ood_jax.config import staged, stages_of, to_json
 from ood_jax.place import kind, place
 from ood_jax.start import STAGE, check_start
 from ood_jax.train import Run, prepare, started
-from ood_jax.vectors import loaded, references
+from ood_jax.vectors import check_unchanged, loaded, references
 
 Runs = dict[str, Run]  # by stage, in order; {"": run} where there is but one
 
@@ -80,6 +80,8 @@ def train(runs: Runs, workdir: str) -> None:
             run = started(run, str(folder / weights.removeprefix(STAGE)))
         vectors = loaded(run.vectors, run.config, run.train, workdir)
         run = run._replace(vectors=vectors)
+        loop.make_workdir(str(folder / stage))
+        check_unchanged(vectors, str(folder / stage))
         state = loop.train(run, str(folder / stage), label=f"train {stage}".rstrip())
         if run.method.maker is not None:
             made.make_outliers(run, state.params, str(folder / stage), label=stage)

@@ -91,7 +91,7 @@ def prepare(config: ConfigDict, earlier: Mapping[str, Run] = MappingProxyType({}
         with config.unlocked():
             config.train.steps = 0
     run = Run(config, mesh, train, auxiliary, net, method, optimisers, rates, vectors=reads)
-    if config.mesh.rules or config.mesh.model > 1 or method.reads:
+    if config.mesh.rules or config.mesh.model > 1 or method.reads or config.optim.multipliers:
         abstract_state(run)  # refuses rules that do not fit, vectors that make no network
     weights = config.model.weights
     return started(run, weights) if weights and not weights.startswith(STAGE) else run

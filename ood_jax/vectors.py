@@ -4,6 +4,7 @@ Each is a file, a workdir, or stage:NAME. What an earlier stage has yet to make 
 shape, so that a stage is checked before the first one costs anything.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from ood_jax import kept, models, npz, outliers
+from ood_jax.atomic import replaced
 from ood_jax.cache import digest
 from ood_jax.checkpoint import Restored, restore_for_scoring
 from ood_jax.data.source import Source
@@ -22,7 +24,7 @@ from ood_jax.place import kind, place
 from ood_jax.scorers.cosine import check_features
 from ood_jax.start import STAGE
 from ood_jax.types import Net, Vectors
-from ood_jax.untrusted import MISSHAPEN
+from ood_jax.untrusted import MISSHAPEN, read_json
 
 KEYS = ("embeddings", "near", "far")
 OUTLIERS = "outliers.npz"
@@ -108,6 +110,29 @@ def loaded(vectors: Vectors, config: ConfigDict, train: Source, workdir: str) ->
     return vectors
 
 
+def check_unchanged(vectors: Vectors, workdir: str) -> None:
+    """Refuses to go on with other vectors than the stage in `workdir` began with.
+
+    Raises:
+      ValueError: naming the key; the place cannot be written.
+    """
+    if not vectors.origins:
+        return
+    path = place(workdir) / "vectors.json"
+    now = {key: origin["arrays"] for key, origin in vectors.origins.items()}
+    before = read_json(path) if kind(path) else now
+    if before != now:
+        known = before if isinstance(before, dict) else {}
+        keys = [f"data.{key}" for key in now if known.get(key) != now[key]]
+        raise ValueError(
+            f"{workdir} began with other vectors: {' and '.join(keys)} changed since; restore what"
+            " it read, or delete that folder and what later stages made of it"
+        )
+    if jax.process_index() == 0:
+        with replaced(path) as fresh:
+            fresh.write_text(json.dumps(now, indent=1) + "\n")
+
+
 def _embeddings(name: str, train: Source, earlier: Mapping[str, Any]) -> Vectors:
     held = "stage" if name.startswith(STAGE) else kind(place(name))
     if not held:
@@ -158,7 +183,9 @@ def _file(path: epath.Path, train: Source) -> Vectors:
         with npz.opened(path) as file:
             arrays = {name: file[name] for name in ("features", "logits") if name in file.names}
     except (OSError, *MISSHAPEN) as error:
-        raise ValueError(f"{key} cannot be read ({error})") from None
+        raise ValueError(
+            f"{key} cannot be read ({error}): give an .npz with `features`, or a workdir"
+        ) from None
     if "features" not in arrays:
         raise ValueError(f"{key} holds no `features`: write them as float32 [N, D]")
     for name, array in arrays.items():

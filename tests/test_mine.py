@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ood_jax import sharding
-from ood_jax.mine import NPOS, Mined, Settings, mine
+from ood_jax.mine import Mined, Settings, mine
 
 CLASSES, EACH, WIDTH = 2, 20, 6
 SMALL = Settings(
@@ -104,8 +104,7 @@ def test_all_classes_at_once_and_unlabelled_rows(embeddings):
     assert np.all(some.labels == 0) and np.all(labels[some.source] == 0)
 
 
-def test_npos_draws_points_anew_each_round(embeddings):
-    assert NPOS.picked < NPOS.points
+def test_fewer_points_are_drawn_anew_each_round(embeddings):
     settings = SMALL._replace(points=10, picked=2, rounds=8, keep=1)
     found = mine(*embeddings, settings=settings, key=jax.random.key(0))
     rounds = found.source.reshape(CLASSES, 8, 2)

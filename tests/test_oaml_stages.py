@@ -1,6 +1,7 @@
 """The whole OAML recipe: what stages leave, reuse, and that a kill anywhere changes nothing."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -67,6 +68,7 @@ def test_each_stage_leaves_what_the_next_reads(data, whole):
     assert near.provenance["checkpoint"]["step"] == teacher.step == 4
     assert near.provenance["settings"]["neighbour"] == 4 and near.provenance["seed"] == 0
     assert far.provenance["checkpoint"] == near.provenance["checkpoint"]
+    assert far.provenance["network"]["step"] == 4 and "network" not in near.provenance
     assert far.provenance["near"]["from"] == "stage:mine"
     student = restore_for_scoring(str(whole))
     assert {"trunk", "head", "feature_map", "near_q", "far_q"} == set(student.params)
@@ -119,10 +121,10 @@ def _stop_in(patch, stage, where):
 @pytest.mark.parametrize(
     ("stage", "where"),
     [
-        ("teacher", "training"),
+        pytest.param("teacher", "training", marks=pytest.mark.slow),
         ("mine", "making"),
         ("generate", "training"),
-        ("generate", "making"),
+        pytest.param("generate", "making", marks=pytest.mark.slow),
         ("student", "training"),
     ],
 )
@@ -175,6 +177,18 @@ def test_a_workdir_without_a_network_of_images_is_no_teacher(data, whole):
     config.data.near, config.data.far = str(whole / "mine"), str(whole / "generate")
     with pytest.raises(ValueError, match=r"data.embeddings: .*mine holds a checkpoint of another"):
         stages.prepared(config)
+
+
+def test_a_source_that_changed_since_is_refused(data, whole, tmp_path):
+    shutil.copy(whole / "mine/outliers.npz", tmp_path / "near.npz")
+    config = oaml_run.student(data)
+    config.data.embeddings = str(whole / "teacher")
+    config.data.near, config.data.far = str(tmp_path / "near.npz"), str(whole / "generate")
+    stages.train(stages.prepared(config), str(tmp_path / "run"))
+    other = outliers.read(tmp_path / "near.npz")
+    outliers.write(tmp_path / "near.npz", other._replace(features=other.features + 1))
+    with pytest.raises(ValueError, match=r"began with other vectors: data.near changed since"):
+        stages.train(stages.prepared(config), str(tmp_path / "run"))
 
 
 def _with(data, **changes):

@@ -182,10 +182,15 @@ def test_a_multiplier_is_a_rate_of_its_own_whatever_decays():
 
 
 def test_a_multiplier_of_0_holds_still_and_a_rule_has_the_whole_path():
-    (found,) = _run(_config("sgd", multipliers=("trunk/kernel=0", "last=0", "kernel=0")), (0.5,))
+    (found,) = _run(_config("sgd", multipliers=("trunk/kernel=0",)), (0.5,))
     np.testing.assert_array_equal(found["trunk"]["kernel"], np.float32(PARAMS["trunk"]["kernel"]))
     moved = found["head"]["last"]["kernel"] - PARAMS["head"]["last"]["kernel"]
     np.testing.assert_allclose(moved, -0.5 * GRADIENTS["head"]["last"]["kernel"], rtol=1e-5)
+
+
+def test_a_rule_that_matches_no_parameter_is_named():
+    with pytest.raises(ValueError, match=r"optim.multipliers: 'kernel=0' matches no parameter"):
+        _run(_config("sgd", multipliers=("trunk/kernel=0", "kernel=0")), (0.5,))
 
 
 def test_without_multipliers_a_checkpoint_is_as_it_was():

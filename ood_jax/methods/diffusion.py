@@ -189,13 +189,18 @@ def _check(config: ConfigDict) -> None:
         raise ValueError(f"method.backend {m.backend!r}: use {' or '.join(BACKENDS)}")
     if m.outliers < 0 or m.outliers == 1:  # one alone cannot be compared with the train set
         raise ValueError(f"method.outliers = {m.outliers}: use 0 (of every near one), 2 or more")
+    try:
+        if m.backend == "stable_diffusion":
+            sampler_steps(alphas_cumprod(), m.sample_steps, m.stop)
+            stable_diffusion.check_numbers(m.guidance, m.block)
+        else:
+            sampler_steps(alphas_cumprod(m.schedule, m.times), m.sample_steps, m.stop)
+            check_sampler(m.sampler, m.guidance, m.eta)
+    except ValueError as error:
+        raise ValueError(f"sampling: {error}") from None
     if m.backend == "stable_diffusion":
-        sampler_steps(alphas_cumprod(), m.sample_steps, m.stop)
-        stable_diffusion.check_numbers(m.guidance, m.block)
         stable_diffusion.check_files(m.weights)
         return
-    sampler_steps(alphas_cumprod(m.schedule, m.times), m.sample_steps, m.stop)
-    check_sampler(m.sampler, m.guidance, m.eta)
     _network(config, 1)
     if not 0 <= m.blur < np.inf:
         raise ValueError(f"method.blur = {m.blur}: use 0 (none) or more")

@@ -114,6 +114,7 @@ def recipe(folder):
     return staged("tuned", teacher=teacher, mine=oaml_run.mine(folder), tune=tune)
 
 
+@pytest.mark.slow
 def test_a_classifier_is_tuned_with_outliers_of_its_own_features(tmp_path):
     runs = stages.prepared(recipe(tmp_path / "data"))
     assert list(runs) == ["teacher", "mine", "tune"]

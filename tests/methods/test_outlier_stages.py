@@ -162,7 +162,7 @@ def test_far_ones_are_as_many_as_asked_for_and_the_same_anywhere(folder):
         ({"blur": -0.5}, "method.blur = -0.5"),
         ({"dropout": 1.5}, "method.dropout = 1.5"),
         ({"schedule": "linear"}, "schedule 'linear'"),
-        ({"backend": "stable_diffusion", "sample_steps": 50, "block": 0}, "method.block = 0"),
+        ({"backend": "stable_diffusion", "sample_steps": 50, "block": 0}, "block = 0 rows at once"),
         (
             {"backend": "stable_diffusion", "sample_steps": 50, "guidance": float("inf")},
             "guidance = inf",

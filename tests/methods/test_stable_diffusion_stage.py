@@ -127,7 +127,7 @@ def test_another_width_than_the_tokens_costs_no_compute(tmp_path, weights, netwo
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_named_before_anything_is_computed(name, tmp_path, weights, networks):
     (weights / name).unlink()
-    with pytest.raises(ValueError, match=rf"lacks {name}: put the weights of Stable Diffusion"):
+    with pytest.raises(ValueError, match=rf"lacks {name}: name a folder, and put the weights"):
         prepare(config_of(tmp_path, weights))
 
 
