@@ -232,5 +232,5 @@ def test_any_file_is_answered_in_one_line(case, data, tmp_path):
 
 
 def test_what_is_no_file_is_named(data, tmp_path):
-    with pytest.raises(ValueError, match=r"data.embeddings: .*none"):
+    with pytest.raises(ValueError, match=r"data.embeddings = .*none"):
         prepare(config_of(data, tmp_path / "none"))
