@@ -23,8 +23,8 @@ def images(folder: Path, method: str):
 
 def classifier(folder: Path, method: str):
     c = images(folder, method)
-    c.model.name, c.model.depth, c.model.width, c.model.stride = "resnet", 10, 4, 2
-    c.model.image_size = 16
+    c.model.name, c.model.depth, c.model.width, c.model.heads = "vit", 1, 8, 1
+    c.model.image_size, c.model.patch, c.model.drop_path = 16, 8, 0.0
     c.head.name, c.head.outputs = "linear", CLASSES
     c.method.crop_pad = 1
     return optimised(c)
@@ -40,7 +40,7 @@ def optimised(c, steps: int = 4):
 
 def teacher(folder: Path):
     c = classifier(folder, "supervised")
-    c.model.width = 6
+    c.model.width = 48
     return c
 
 
@@ -57,7 +57,6 @@ def generate(folder: Path):
     c.data.embeddings, c.data.near = "stage:teacher", "stage:mine"
     m = c.method
     m.width, m.depth, m.times, m.sample_steps, m.outliers = 8, 1, 10, 5, 20
-    m.keep_constant = True  # so small a teacher has ReLUs that never fire
     return c
 
 

@@ -233,7 +233,9 @@ print(json.dumps(out))
 """
 
 
-@pytest.mark.parametrize("scorer", ["exp_cosine", "norm_mean"])
+@pytest.mark.parametrize(
+    "scorer", ["exp_cosine", pytest.param("norm_mean", marks=pytest.mark.slow)]
+)
 def test_an_exported_detector_runs_without_our_code(run, tmp_path, scorer):
     workdir, _, folder = run
     detector = ood_jax.load(str(workdir), scorer=scorer)

@@ -209,6 +209,7 @@ def test_a_file_lost_on_the_way(recipe, tmp_path, capsys, monkeypatch):
     assert line.startswith("error: ") and "No such file" in line and "the same command" in line
 
 
+@pytest.mark.slow
 def test_a_full_disk(recipe, tmp_path):
     """A save that fails stops the run: exit code 1, and the last line says which place is full."""
     code = (

@@ -86,6 +86,7 @@ class Killed(Exception):
     """Nothing more is saved."""
 
 
+@pytest.mark.slow
 def test_fsdp_goes_on_on_one_device(tmp_path, monkeypatch):
     """A run that was killed on two devices, each with half of the state, ends as that of one."""
     whole = loop.train(prepare(config_of(tmp_path / "data", 1)), str(tmp_path / "whole"))

@@ -86,7 +86,7 @@ def test_every_stage_of_the_quickstart_has_a_step():
         ("distil", EMBEDDING, ("teacher", "student")),
         ("resnet18,ce", None, ("",)),
         pytest.param("resnet18", WHOLE, NAMES, marks=pytest.mark.slow),
-        ("cifar100,resnet18,official", WHOLE, NAMES),
+        pytest.param("cifar100,resnet18,official", WHOLE, NAMES, marks=pytest.mark.slow),
     ],
 )
 def test_every_stage_has_a_step(argument, width, names, root):

@@ -107,6 +107,7 @@ def test_a_corrupt_newest_checkpoint_costs_its_steps_alone(folder, whole, tmp_pa
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_another_number_of_devices(folder, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         _stop_before(patch, 2, _crash)

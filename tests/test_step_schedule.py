@@ -112,6 +112,7 @@ def _moved(workdir, first, last):
     return max(jax.tree.leaves(jax.tree.map(lambda x, y: np.abs(x - y).max(), a, b)))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_drops_where_the_whole_one_does(tmp_path, monkeypatch):
     """Six steps, from the fourth on at nearly no rate; stopped after the second."""
     step = {"schedule": "step", "drops": (0.5,), "drop": 1e6, "momentum": 0.0}

@@ -124,6 +124,7 @@ def test_update_moves_only_what_it_trains(tmp_path):
     np.testing.assert_allclose(moves["head"]["a"], -0.1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_updates_share_the_steps_rates(tmp_path):
     """Schedules follow the run's step, not the number of optimiser calls."""
     config = tiny_config(tmp_path)
@@ -188,6 +189,7 @@ def test_collapse_is_noticed_within_50_steps(tmp_path, capsys):
     assert "the student is collapsing to the uniform distribution" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_healthy_run_gets_no_warning(tmp_path, capsys):
     config = tiny_config(tmp_path / "data")
     config.method.negatives = ()
@@ -195,8 +197,8 @@ def test_healthy_run_gets_no_warning(tmp_path, capsys):
     assert "warning" not in capsys.readouterr().err
 
 
-# No step: tests/models/test_frozen.py runs it. Stages that read vectors: test_oaml_recipes.py.
-ELSEWHERE = ("pretrained_knn.py", "oaml_quickstart.py", "oaml_cifar.py")
+# No step: tests/models/test_frozen.py runs it. Stages that read vectors: test_oaml_recipes.py. SLOW has it.
+ELSEWHERE = ("pretrained_knn.py", "oaml_quickstart.py", "oaml_cifar.py", "food101_mcd.py")
 RECIPES = sorted(
     str(p.relative_to(ROOT))
     for p in (ROOT / "configs").glob("*.py")
@@ -215,7 +217,7 @@ VARIANTS = (
     "rot_indist,cifar10",
     "combined,cifar10,official",
 )
-SMALL = [
+SLOW = [
     *(f"configs/{name}_cifar.py:cifar100,small" for name in ("simclr_joint", "supclr", "csi")),
     *(f"configs/supervised_cifar.py:{variant}" for variant in ("resnet18", "cifar10,small")),
     *(
@@ -223,6 +225,7 @@ SMALL = [
         for variant in ("unlabelled,small", "one_vs_rest,3,self", "one_vs_rest,0,self,official")
     ),
     *(f"configs/oecl_sets.py:{variant}" for variant in ("raabin_wbc", "dior,self,official")),
+    "configs/food101_mcd.py",
 ]
 
 
@@ -230,7 +233,7 @@ SMALL = [
     "recipe",
     [
         *RECIPES,
-        *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in SMALL),
+        *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in SLOW),
         *(
             pytest.param(f"configs/dino_negatives.py:{variant}", marks=pytest.mark.slow)
             for variant in VARIANTS
@@ -265,6 +268,7 @@ def _check_step(config, folder):
     assert metrics["loss"].shape == ()
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_keeps_float32_parameters_and_losses(tmp_path):
     config = tiny_config(tmp_path)
     _, exact = _steps(config, 1)

@@ -75,6 +75,7 @@ def test_mistakes_are_told_before_any_compute(tmp_path, capsys, flag, says):
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.slow
 def test_any_method_may_begin_with_a_published_trunk(tmp_path):
     config = tiny_config(tmp_path / "data")
     arrays = vit(8, 1, 8, 2)
