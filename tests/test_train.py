@@ -197,7 +197,7 @@ def test_healthy_run_gets_no_warning(tmp_path, capsys):
     assert "warning" not in capsys.readouterr().err
 
 
-# No step: tests/models/test_frozen.py runs it. Stages that read vectors: test_oaml_recipes.py. SLOW has it.
+# Without a step (tests/models/test_frozen.py), of vectors (test_oaml_recipes.py), or among SLOW.
 ELSEWHERE = ("pretrained_knn.py", "oaml_quickstart.py", "oaml_cifar.py", "food101_mcd.py")
 RECIPES = sorted(
     str(p.relative_to(ROOT))
